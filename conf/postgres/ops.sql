@@ -1,0 +1,81 @@
+-- What Assay needs in Postgres besides the published tables. Run at each publish; every statement may be repeated.
+CREATE SCHEMA IF NOT EXISTS gold;
+CREATE SCHEMA IF NOT EXISTS restricted;
+CREATE SCHEMA IF NOT EXISTS ops;
+CREATE SCHEMA IF NOT EXISTS assay_staging;
+COMMENT ON SCHEMA gold IS 'Published tables for analysts; they change only as a whole, one release at a time';
+COMMENT ON SCHEMA restricted IS 'Published tables with personal data; only members of restricted_reader may read them';
+COMMENT ON SCHEMA ops IS 'Which release is published, and what became of every raw row';
+COMMENT ON SCHEMA assay_staging IS 'Rows on their way into the published tables; nobody reads here';
+
+CREATE TABLE IF NOT EXISTS ops.releases (
+  release_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id TEXT NOT NULL,
+  published_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE ops.releases IS 'One row per release: all published tables change together, in one transaction';
+COMMENT ON COLUMN ops.releases.release_id IS 'Number of the release; the greatest is what the tables show now';
+COMMENT ON COLUMN ops.releases.run_id IS 'The run that published it';
+COMMENT ON COLUMN ops.releases.published_at IS 'When it was published';
+
+CREATE TABLE IF NOT EXISTS ops.release_tables (
+  release_id BIGINT NOT NULL REFERENCES ops.releases,
+  table_name TEXT NOT NULL,
+  delta_version BIGINT NOT NULL,
+  row_count BIGINT NOT NULL,
+  checksum TEXT NOT NULL,
+  definition TEXT NOT NULL,
+  PRIMARY KEY (release_id, table_name)
+);
+COMMENT ON TABLE ops.release_tables IS 'One row per release and table: what each table held in that release';
+COMMENT ON COLUMN ops.release_tables.release_id IS 'The release';
+COMMENT ON COLUMN ops.release_tables.table_name IS 'The table with its schema, e.g. gold.contacts';
+COMMENT ON COLUMN ops.release_tables.delta_version IS 'The version of the Delta table that was published';
+COMMENT ON COLUMN ops.release_tables.row_count IS 'How many rows it has';
+COMMENT ON COLUMN ops.release_tables.checksum IS 'Sum of the hashes of its rows, independent of their order';
+COMMENT ON COLUMN ops.release_tables.definition IS 'Fingerprint of its declared keys, indexes, types and comments';
+
+CREATE TABLE IF NOT EXISTS ops.row_accounts (
+  run_id TEXT NOT NULL,
+  source TEXT NOT NULL,
+  layer TEXT NOT NULL,
+  table_name TEXT NOT NULL,
+  source_file TEXT NOT NULL,
+  rows_read BIGINT NOT NULL,
+  rows_written BIGINT NOT NULL,
+  rows_quarantined BIGINT NOT NULL,
+  rows_deduplicated BIGINT NOT NULL,
+  rows_superseded BIGINT NOT NULL,
+  recorded_at TIMESTAMPTZ NOT NULL,
+  batch_id BIGINT NOT NULL,
+  CHECK (rows_read = rows_written + rows_quarantined + rows_deduplicated + rows_superseded)
+);
+CREATE INDEX IF NOT EXISTS row_accounts_by_file ON ops.row_accounts (source, source_file);
+CREATE INDEX IF NOT EXISTS row_accounts_by_run ON ops.row_accounts (run_id);
+COMMENT ON TABLE ops.row_accounts IS 'One row per run, layer, table and raw file: rows_read = rows_written + rows_quarantined + rows_deduplicated + rows_superseded';
+COMMENT ON COLUMN ops.row_accounts.run_id IS 'The run that read the file';
+COMMENT ON COLUMN ops.row_accounts.source IS 'The source, e.g. contacts';
+COMMENT ON COLUMN ops.row_accounts.layer IS 'bronze (raw rows) or silver (cleaned rows)';
+COMMENT ON COLUMN ops.row_accounts.table_name IS 'The table of that layer';
+COMMENT ON COLUMN ops.row_accounts.source_file IS 'The raw file, below the landing folder';
+COMMENT ON COLUMN ops.row_accounts.rows_read IS 'Rows read from the file';
+COMMENT ON COLUMN ops.row_accounts.rows_written IS 'Rows that the table has from the file';
+COMMENT ON COLUMN ops.row_accounts.rows_quarantined IS 'Rows held back because a rule was violated';
+COMMENT ON COLUMN ops.row_accounts.rows_deduplicated IS 'Rows that were there already';
+COMMENT ON COLUMN ops.row_accounts.rows_superseded IS 'Rows that a newer delivery took the place of';
+COMMENT ON COLUMN ops.row_accounts.recorded_at IS 'When the run that recorded this began';
+COMMENT ON COLUMN ops.row_accounts.batch_id IS 'The batch in which the file was read; a later row for the same batch and file replaces this one';
+
+CREATE TABLE IF NOT EXISTS ops.rejected_files (
+  source TEXT NOT NULL,
+  source_file TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  run_id TEXT NOT NULL,
+  recorded_at TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE ops.rejected_files IS 'One row per raw file that was set aside whole';
+COMMENT ON COLUMN ops.rejected_files.source IS 'The source, e.g. contacts';
+COMMENT ON COLUMN ops.rejected_files.source_file IS 'The raw file, below the landing folder';
+COMMENT ON COLUMN ops.rejected_files.reason IS 'Why it could not be used';
+COMMENT ON COLUMN ops.rejected_files.run_id IS 'The run that set it aside';
+COMMENT ON COLUMN ops.rejected_files.recorded_at IS 'When that run began';

@@ -1,0 +1,188 @@
+"""The `assay` command. Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, 3 a file was set aside."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from jobs.engine import embedded
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.settings import Settings, load_settings
+from jobs.engine.sources import load_sources
+from jobs.engine.summary import Layer
+
+SET_ASIDE = 3
+
+app = typer.Typer(
+    help="Assay refines raw files into tables people trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+db = typer.Typer(help="The embedded Postgres (used when POSTGRES_HOST is not set).", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+
+class Until(StrEnum):
+    """The last layer of a run."""
+
+    bronze = "bronze"
+    silver = "silver"
+    gold = "gold"
+    publish = "publish"
+
+
+class Role(StrEnum):
+    """Who connects: the owner, or one of the two readers."""
+
+    assay = "assay"
+    analyst = "analyst"
+    restricted_reader = "restricted_reader"
+
+
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option("--source", "-s", help="Only this source; may be repeated. Example: --source contacts"),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead of lines. Example: --json | jq")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and, on errors, stack traces.")
+]
+
+
+@app.command()
+def run(
+    source: SourceOption = None,
+    until: Annotated[Until, typer.Option(help="Stop after this layer. Example: --until silver")] = Until.publish,
+    sample_if_empty: Annotated[
+        bool, typer.Option("--sample-if-empty", help="Write sample data first if a source's landing folder is empty.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Refine raw files, raw to Postgres. Example: assay run --source contacts --until gold"""
+    from jobs.engine.context import start_run
+    from jobs.run import run_sources
+
+    settings, sources = load_settings(), load_sources(source)
+    console = Console(stderr=as_json, soft_wrap=True)
+    if sample_if_empty:
+        for name in [s.name for s in sources]:
+            _sample_if_empty(settings, name, console)
+    started = start_run(settings, console, quiet=as_json, verbose=verbose)
+    summary = run_sources(started, sources, first="bronze", until=until.value)
+    if as_json:
+        print(json.dumps(summary.as_json(), indent=2))
+    else:
+        console.print(f"\n{summary.as_text()}", highlight=False, markup=False)
+    if summary.set_aside:
+        raise typer.Exit(SET_ASIDE)
+
+
+@app.command()
+def sample(
+    source: SourceOption = None,
+    rows: Annotated[int, typer.Option(min=100, help="Rows per source. Example: --rows 1000000")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files. Example: --seed 7")] = 7,
+) -> None:
+    """Write sample raw files into the landing folder. Example: assay sample --source contacts --rows 1000000"""
+    settings = load_settings()
+    for name in [s.name for s in load_sources(source)]:
+        _write_sample(settings, name, rows, seed, Console(soft_wrap=True))
+
+
+@db.command("start")
+def db_start() -> None:
+    """Start the embedded Postgres, if it is not running. Example: assay db start"""
+    database = embedded.start(load_settings().database)
+    print(f"Postgres listens on {database.host}:{database.port}, database {database.name}")
+
+
+@db.command("stop")
+def db_stop() -> None:
+    """Stop the embedded Postgres; its data stays. Example: assay db stop"""
+    print("stopped" if embedded.stop(load_settings().database) else "it was not running")
+
+
+@db.command("url")
+def db_url(
+    role: Annotated[Role, typer.Option(help="Who connects. Example: --role analyst")] = Role.assay,
+) -> None:
+    """Print a connection string with its password. Example: psql "$(assay db url --role analyst)" """
+    from jobs.publish import reader_passwords
+
+    settings = load_settings()
+    if settings.postgres.host is not None:
+        raise ConfigurationError("POSTGRES_HOST is set: passwords of that server are its administrator's")
+    database = embedded.running(settings.database)
+    if database is None:
+        raise AssayError("the embedded Postgres is not running", "start it: assay db start")
+    if role is not Role.assay:
+        database = database.as_user(role.value, reader_passwords(settings)[role.value])
+    print(database.url(with_password=True))
+
+
+def run_layer(layer: Layer) -> NoReturn:
+    """The command line of one job, e.g. `spark-submit jobs/silver.py --source contacts`: that layer alone."""
+    job = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @job.command()
+    def _job(source: SourceOption = None, verbose: VerboseOption = False) -> None:
+        from jobs.engine.context import start_run
+        from jobs.run import run_sources
+
+        console = Console(soft_wrap=True)
+        sources = load_sources(source)
+        summary = run_sources(start_run(load_settings(), console, verbose=verbose), sources, first=layer, until=layer)
+        console.print(f"\n{summary.as_text()}", highlight=False, markup=False)
+        if summary.set_aside:
+            raise typer.Exit(SET_ASIDE)
+
+    main([], job)
+
+
+def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoReturn:
+    """Runs the command; an error that a user can act on is printed as such, without a stack trace."""
+    given = [*(arguments or []), *sys.argv[1:]]
+    try:
+        command(given, standalone_mode=True)
+    except AssayError as error:
+        if "--verbose" in given or "-v" in given:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _sample_if_empty(settings: Settings, source: str, console: Console) -> None:
+    folder = _landing_folder(settings, source)
+    if not any(folder.glob("[!._]*")):
+        _write_sample(settings, source, 100_000, 7, console)
+
+
+def _write_sample(settings: Settings, source: str, rows: int, seed: int, console: Console) -> None:
+    import importlib
+
+    folder = _landing_folder(settings, source)
+    counts = importlib.import_module(f"scripts.samples.{source}").write(folder, rows=rows, seed=seed)
+    console.print(f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}", highlight=False)
+
+
+def _landing_folder(settings: Settings, source: str) -> Path:
+    from jobs.engine.landing import local_path
+
+    root = local_path(settings.landing)
+    if root is None:
+        raise ConfigurationError(f"sample data can only be written to a local landing folder, not {settings.landing}")
+    return root / source
+
+
+if __name__ == "__main__":
+    main()

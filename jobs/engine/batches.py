@@ -1,0 +1,122 @@
+"""Which raw files to read next: decided from what the ledger knows and what the landing folder shows.
+
+Content counts, not names: a *content* is a file's SHA-256. It is read once, ever. It is **live** while some path's
+newest version has it, and its rows are **superseded** as soon as none does. So a file delivered again under another
+name adds nothing, a file replaced in place takes its earlier rows out, and a content that returns is live again unread.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.engine.landing import LandingFile, Unreadable
+
+Status = Literal["loaded", "known", "rejected"]
+Delivery = tuple[int, str]
+"""A batch id and a path: where the rows of one content stand in bronze."""
+
+
+@dataclass(frozen=True)
+class FileEvent:
+    """What was decided about one version of one file.
+
+    `loaded`: its rows are read in batch `batch_id`. `known`: its content was read before. `rejected`: set aside whole,
+    for `reason`; a later `rejected` of the same batch and path replaces the earlier decision.
+    """
+
+    source_file: str
+    size: int
+    modified_at: int
+    content_hash: str | None
+    status: Status
+    reason: str | None
+    batch_id: int
+
+
+class History:
+    """All file events of one source."""
+
+    def __init__(self, events: Iterable[FileEvent] = ()) -> None:
+        self._decided: dict[Delivery, FileEvent] = {}
+        for event in sorted(events, key=lambda e: (e.batch_id, e.status == "rejected")):
+            self._decided[(event.batch_id, event.source_file)] = event
+
+    @property
+    def newest_batch(self) -> int:
+        """The newest batch planned; 0 before the first."""
+        return max((batch for batch, _ in self._decided), default=0)
+
+    def batch(self, batch_id: int) -> list[FileEvent]:
+        return [event for event in self._decided.values() if event.batch_id == batch_id]
+
+    def loaded(self, after: int = 0, through: int | None = None) -> list[FileEvent]:
+        """The contents read in batches `after` < b <= `through`, live or not."""
+        last = self.newest_batch if through is None else through
+        return [e for e in self._decided.values() if e.status == "loaded" and after < e.batch_id <= last]
+
+    def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
+        """The newest event of each path; with `accepted`, the newest that was not set aside."""
+        last = self.newest_batch if through is None else through
+        newest: dict[str, FileEvent] = {}
+        for event in self._decided.values():
+            if event.batch_id <= last and not (accepted and event.status == "rejected"):
+                newest[event.source_file] = event
+        return newest
+
+    def live(self, through: int | None = None) -> set[Delivery]:
+        """The deliveries whose rows count, as of batch `through`."""
+        wanted = {event.content_hash for event in self.newest_versions(through, accepted=True).values()}
+        return {(e.batch_id, e.source_file) for e in self.loaded(0, through) if e.content_hash in wanted}
+
+    def dead(self, after: int = 0) -> set[Delivery]:
+        """The deliveries of batches after `after` whose rows may be in bronze and do not count.
+
+        A file that changed while it was read is among them: its rows were written before it was set aside.
+        """
+        read = {
+            delivery for delivery, event in self._decided.items() if event.status != "known" and delivery[0] > after
+        }
+        return read - self.live()
+
+    def changes_what_was_read(self, through: int) -> bool:
+        """Whether batches after `through` took out, or brought back, rows of batches up to `through`."""
+        return self.live(through) != {delivery for delivery in self.live() if delivery[0] <= through}
+
+
+def plan(
+    history: History,
+    listing: Sequence[LandingFile],
+    hash_contents: Callable[[list[str]], Mapping[str, str | Unreadable]],
+) -> list[FileEvent]:
+    """The next batch: one event for each listed file that is new or changed (by size and time); empty if none is."""
+    read_before = {event.content_hash for event in history.loaded()}
+    # A copy of a content that could not be read after all is not seen yet.
+    seen = {
+        path: event
+        for path, event in history.newest_versions().items()
+        if event.status != "known" or event.content_hash in read_before
+    }
+    changed = [file for file in listing if not _is_seen(file, seen.get(file.path))]
+    contents = hash_contents([file.path for file in changed if file.size > 0])
+    batch_id = history.newest_batch + 1
+    events = []
+    for file in changed:
+        content = contents.get(file.path, Unreadable("the file is empty"))
+        status: Status
+        if isinstance(content, Unreadable):
+            status, content_hash, reason = "rejected", None, content.reason
+        else:
+            status, content_hash, reason = ("known" if content in read_before else "loaded"), content, None
+            read_before.add(content)
+        events.append(FileEvent(file.path, file.size, file.modified_at, content_hash, status, reason, batch_id))
+    return events
+
+
+def vanished_or_changed(events: Iterable[FileEvent], listing: Iterable[LandingFile]) -> list[FileEvent]:
+    """The events whose file is no longer in the landing folder as it was planned."""
+    now = {file.path: file for file in listing}
+    return [event for event in events if not _is_seen(now.get(event.source_file), event)]
+
+
+def _is_seen(file: LandingFile | None, event: FileEvent | None) -> bool:
+    return file is not None and event is not None and (file.size, file.modified_at) == (event.size, event.modified_at)

@@ -1,0 +1,54 @@
+"""Which Postgres, and how to reach it."""
+
+import os
+import secrets
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg.conninfo import make_conninfo
+
+
+@dataclass(frozen=True)
+class Database:
+    """One Postgres database over TCP. The password never shows in a repr."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: str = field(repr=False)
+
+    @property
+    def jdbc_url(self) -> str:
+        return f"jdbc:postgresql://{self.host}:{self.port}/{quote(self.name)}"
+
+    def url(self, *, with_password: bool = False) -> str:
+        """A connection string for psql and other clients."""
+        password = f":{quote(self.password, safe='')}" if with_password else ""
+        return f"postgresql://{quote(self.user)}{password}@{self.host}:{self.port}/{quote(self.name)}"
+
+    def as_user(self, user: str, password: str) -> "Database":
+        """The same database for another user."""
+        return replace(self, user=user, password=password)
+
+    def conninfo(self) -> str:
+        """What psycopg.connect takes."""
+        return make_conninfo(
+            host=self.host,
+            port=self.port,
+            dbname=self.name,
+            user=self.user,
+            password=self.password,
+            connect_timeout=10,
+            application_name="assay",
+        )
+
+
+def kept_password(file: Path) -> str:
+    """The password in `file`, which only its owner may read; a new one at the first call."""
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_urlsafe(24))
+    return file.read_text()

@@ -1,0 +1,73 @@
+"""Reading and writing Delta tables by path, each write exactly once."""
+
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.engine.errors import AssayError
+
+
+class Lakehouse:
+    """The Delta tables under one root: `<root>/<layer>/<source>/<table>`, and the ledger under `<root>/ops`."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        self.root = root.rstrip("/")
+
+    def path(self, table: str) -> str:
+        """Where a table lies, e.g. `silver/contacts/transfers`."""
+        return f"{self.root}/{table}"
+
+    def read(self, table: str) -> DataFrame:
+        return self.spark.read.format("delta").load(self.path(table))
+
+    def exists(self, table: str) -> bool:
+        return self.version(table) is not None
+
+    def version(self, table: str) -> int | None:
+        """The newest version of a table; None if there is none yet."""
+        version = int(self._snapshot(table).version())
+        return None if version < 0 else version
+
+    def written_through(self, table: str, writer: str) -> int:
+        """The newest number that `writer` has written into the table; 0 if it has not written yet."""
+        found = self._snapshot(table).transactions().get(writer)
+        return int(found.get()) if found.isDefined() else 0
+
+    def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
+        """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
+
+        Delta drops a repeated write without a word, so this looks before and verifies after.
+        """
+        return self._write_once(frame, table, writer, number, mode="append")
+
+    def overwrite_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
+        """Replaces the table's rows by `frame`, under the same terms as `append_once`."""
+        return self._write_once(frame, table, writer, number, mode="overwrite")
+
+    def overwrite(self, frame: DataFrame, table: str) -> int:
+        """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
+        frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(self.path(table))
+        version = self.version(table)
+        assert version is not None
+        return version
+
+    def _write_once(self, frame: DataFrame, table: str, writer: str, number: int, *, mode: str) -> bool:
+        if self.written_through(table, writer) >= number:
+            return False
+        options = {"txnAppId": writer, "txnVersion": str(number)}
+        options["mergeSchema" if mode == "append" else "overwriteSchema"] = "true"
+        frame.write.format("delta").mode(mode).options(**options).save(self.path(table))
+        if self.written_through(table, writer) != number:
+            raise AssayError(
+                f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
+                "another run writes to this lakehouse at the same time; let it end, then run again",
+            )
+        return True
+
+    def _snapshot(self, table: str) -> Any:
+        """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        nothing = jvm.scala.Option.empty()
+        return log.update(False, nothing, nothing)

@@ -1,0 +1,126 @@
+"""The landing folder: which raw files are there, and what is in them (by content hash).
+
+Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`: they stay true when the root moves.
+"""
+
+import bz2
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+_CHUNK = 1 << 20
+_DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
+
+
+@dataclass(frozen=True)
+class LandingFile:
+    """One raw file as it was listed. `modified_at` is in milliseconds since 1970."""
+
+    path: str
+    size: int
+    modified_at: int
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why a file could not be read."""
+
+    reason: str
+
+
+def list_files(spark: SparkSession, root: str, pattern: str) -> list[LandingFile]:
+    """The files below `root` that match `pattern`, by path; less hidden ones (`.x`, `_x`): they are being written."""
+    local = local_path(root)
+    files = _list_local(local, pattern) if local else _list_hadoop(spark, root, pattern)
+    return sorted((f for f in files if not Path(f.path).name.startswith((".", "_"))), key=lambda f: f.path)
+
+
+def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:
+    """SHA-256 of each file's bytes, or why it could not be read. Files are streamed: their size does not matter.
+
+    Compressed files are read to their end: of a broken .bz2, Spark would silently read the blocks it finds.
+    """
+    local = local_path(root)
+    hash_one = partial(_hash_local, local) if local else partial(_hash_hadoop, spark, root)
+    paths = list(paths)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(paths, pool.map(hash_one, paths), strict=True))
+
+
+def local_path(root: str) -> Path | None:
+    """The folder, if `root` is one of this machine; None for other file systems."""
+    if root.startswith("file:"):
+        return Path("/" + root.removeprefix("file:").lstrip("/"))
+    return None if "://" in root else Path(root)
+
+
+def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
+    for path in root.glob(pattern):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # taken away since the listing: it was never there
+            continue
+        if path.is_file():
+            yield LandingFile(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns // 1_000_000)
+
+
+def _hash_local(root: Path, path: str) -> str | Unreadable:
+    try:
+        with (root / path).open("rb") as file:
+            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        if opener := _DECOMPRESSORS.get(Path(path).suffix):
+            with opener(root / path) as stream:
+                while stream.read(_CHUNK):
+                    pass
+        return content_hash
+    except (OSError, EOFError, zlib.error) as error:
+        return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _list_hadoop(spark: SparkSession, root: str, pattern: str) -> Iterable[LandingFile]:
+    base = hadoop_path(spark, root)
+    file_system = base.getFileSystem(hadoop_configuration(spark))
+    prefix = str(file_system.makeQualified(base).toString()).rstrip("/") + "/"
+    for status in file_system.globStatus(hadoop_path(spark, f"{root.rstrip('/')}/{pattern}")) or []:
+        if status.isFile():
+            path = str(status.getPath().toString()).removeprefix(prefix)
+            yield LandingFile(path, status.getLen(), status.getModificationTime())
+
+
+def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
+    from py4j.protocol import Py4JJavaError
+
+    jvm, configuration = _jvm(spark), hadoop_configuration(spark)
+    file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
+    file_system = file.getFileSystem(configuration)
+    try:
+        with closing(file_system.open(file)) as stream:
+            content_hash = str(jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+        codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
+        if codec is not None:
+            with closing(codec.createInputStream(file_system.open(file))) as stream:
+                jvm.org.apache.commons.io.IOUtils.consume(stream)
+        return content_hash
+    except Py4JJavaError as error:
+        return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}")
+
+
+def hadoop_path(spark: SparkSession, path: str) -> Any:
+    return _jvm(spark).org.apache.hadoop.fs.Path(path)
+
+
+def hadoop_configuration(spark: SparkSession) -> Any:
+    return spark._jsparkSession.sessionState().newHadoopConf()
+
+
+def _jvm(spark: SparkSession) -> Any:
+    return spark._jvm

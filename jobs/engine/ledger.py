@@ -1,0 +1,137 @@
+"""What Assay remembers between runs, as Delta tables under `<lakehouse>/ops`: files, row accounts, table states."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.engine.batches import FileEvent, History
+from jobs.engine.delta import Lakehouse
+
+FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
+
+FILE_SCHEMA = (
+    "source STRING, source_file STRING, size BIGINT, modified_at BIGINT, content_hash STRING, status STRING, "
+    "reason STRING, batch_id BIGINT, run_id STRING, recorded_at TIMESTAMP"
+)
+ACCOUNT_SCHEMA = (
+    "run_id STRING, source STRING, layer STRING, table_name STRING, source_file STRING, rows_read BIGINT, "
+    "rows_written BIGINT, rows_quarantined BIGINT, rows_deduplicated BIGINT, rows_superseded BIGINT, "
+    "recorded_at TIMESTAMP, batch_id BIGINT"
+)
+TABLE_SCHEMA = (
+    "table_name STRING, delta_version BIGINT, inputs STRING, logic STRING, row_count BIGINT, checksum STRING, "
+    "run_id STRING, recorded_at TIMESTAMP"
+)
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What a derived table (`silver/contacts/transfers`, `gold/contacts/contacts`) was computed from, and came to.
+
+    `inputs` maps each table it was computed from to that table's Delta version; `logic` is the fingerprint of the code;
+    `checksum` is the sum of the rows' hashes, independent of their order.
+    """
+
+    table_name: str
+    delta_version: int
+    inputs: Mapping[str, int]
+    logic: str
+    row_count: int
+    checksum: str
+
+
+class Ledger:
+    """Reads and writes the ledger in the name of one run."""
+
+    def __init__(self, lake: Lakehouse, run_id: str, recorded_at: datetime) -> None:
+        self._lake = lake
+        self._run_id = run_id
+        self._recorded_at = recorded_at
+
+    def history(self, source: str) -> History:
+        """What was decided about each file of a source."""
+        if not self._lake.exists(FILES):
+            return History()
+        columns = list(FileEvent.__dataclass_fields__)
+        rows = self._lake.read(FILES).where(F.col("source") == source).select(*columns).collect()
+        return History(FileEvent(**row.asDict()) for row in rows)
+
+    def record_plan(self, source: str, events: list[FileEvent]) -> None:
+        """Records a batch before any of it is read."""
+        self._lake.append_once(self._files(source, events), FILES, f"plan:{source}", events[0].batch_id)
+
+    def record_rejections(self, source: str, events: list[FileEvent]) -> None:
+        """Records files of a planned batch that could not be read after all (their `status` is `rejected`)."""
+        if events:
+            self._files(source, events).write.format("delta").mode("append").save(self._lake.path(FILES))
+
+    def is_accounted(self, account: str, batch_id: int) -> bool:
+        """Whether `account` (e.g. `bronze:contacts`) has been recorded through this batch."""
+        return self._lake.written_through(ACCOUNTS, account) >= batch_id
+
+    def accounted_through(self, account: str) -> int:
+        return self._lake.written_through(ACCOUNTS, account)
+
+    def record_accounts(self, accounts: DataFrame, account: str, batch_id: int) -> None:
+        """Records one row per batch and file; `accounts` has all of ACCOUNT_SCHEMA but `run_id` and `recorded_at`."""
+        stamped = accounts.withColumns({"run_id": F.lit(self._run_id), "recorded_at": F.lit(self._recorded_at)})
+        self._lake.append_once(stamped.to(_schema(ACCOUNT_SCHEMA)), ACCOUNTS, account, batch_id)
+
+    def all_accounts(self) -> DataFrame:
+        """Every account ever recorded: ACCOUNT_SCHEMA."""
+        return self._read(ACCOUNTS, ACCOUNT_SCHEMA)
+
+    def rejected_files(self) -> DataFrame:
+        """One row per file set aside: FILE_SCHEMA."""
+        return self._read(FILES, FILE_SCHEMA).where("status = 'rejected'")
+
+    def accounts(self) -> DataFrame:
+        """The account in force of each layer, table, batch and file: the newest one recorded."""
+        names = [column.split()[0] for column in ACCOUNT_SCHEMA.split(", ")]
+        identity = ["source", "layer", "table_name", "batch_id", "source_file"]
+        newest = self.all_accounts().groupBy(*identity).agg(F.max_by(F.struct(*names), "recorded_at").alias("a"))
+        return newest.select("a.*")
+
+    def table_states(self) -> dict[str, TableState]:
+        """The newest state of each derived table, by name."""
+        if not self._lake.exists(TABLES):
+            return {}
+        columns = [F.max_by(name, F.struct("recorded_at", "delta_version")).alias(name) for name in _STATE_COLUMNS]
+        rows = self._lake.read(TABLES).groupBy(F.col("table_name").alias("name")).agg(*columns).drop("name").collect()
+        states = (TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows)
+        return {state.table_name: state for state in states}
+
+    def record_table_states(self, states: Iterable[TableState]) -> None:
+        rows = [{**asdict(state), "inputs": json.dumps(dict(state.inputs), sort_keys=True)} for state in states]
+        self._append(rows, TABLE_SCHEMA, TABLES)
+
+    def _read(self, table: str, schema: str) -> DataFrame:
+        if not self._lake.exists(table):
+            return self._lake.spark.createDataFrame([], schema)
+        return self._lake.read(table)
+
+    def _files(self, source: str, events: list[FileEvent]) -> DataFrame:
+        return self._stamped([{"source": source, **asdict(event)} for event in events], FILE_SCHEMA)
+
+    def _append(self, rows: list[dict[str, Any]], schema: str, table: str) -> None:
+        if rows:
+            self._stamped(rows, schema).write.format("delta").mode("append").save(self._lake.path(table))
+
+    def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
+        stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
+        # One partition: a ledger write is a few rows, and each partition becomes a file.
+        return self._lake.spark.createDataFrame([{**row, **stamp} for row in rows], schema).coalesce(1)
+
+
+_STATE_COLUMNS = list(TableState.__dataclass_fields__)
+
+
+def _schema(ddl: str) -> Any:
+    from pyspark.sql.types import StructType
+
+    return StructType.fromDDL(ddl)

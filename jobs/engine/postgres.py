@@ -1,0 +1,319 @@
+"""Publishing to Postgres: staging tables over JDBC, then one transaction that makes the live tables match."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from pyspark.sql import DataFrame
+from pyspark.sql.types import (
+    ArrayType,
+    BooleanType,
+    DataType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    IntegerType,
+    LongType,
+    ShortType,
+    StringType,
+    TimestampType,
+)
+
+from jobs.engine.database import Database
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.ledger import TableState
+from jobs.engine.session import PROJECT
+from jobs.engine.sources import PublishedTable
+
+ROLES = ("analyst", "restricted_reader")
+STAGING = "assay_staging"
+# Any number will do, so long as every publisher takes the same one.
+_PUBLISH_LOCK = 0x61737361
+_TYPES: dict[type[DataType], str] = {
+    StringType: "text",
+    LongType: "bigint",
+    IntegerType: "integer",
+    ShortType: "smallint",
+    DoubleType: "double precision",
+    BooleanType: "boolean",
+    DateType: "date",
+    TimestampType: "timestamptz",
+}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One gold table on its way to Postgres. `columns` maps each column to its Postgres type, in order."""
+
+    name: str
+    table: PublishedTable
+    state: TableState
+    columns: dict[str, str]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.table.schema_}.{self.name}"
+
+    @property
+    def live(self) -> sql.Identifier:
+        return sql.Identifier(self.table.schema_, self.name)
+
+    @property
+    def staging_name(self) -> str:
+        return f"{self.table.schema_}__{self.name}"
+
+    @property
+    def staging(self) -> sql.Identifier:
+        return sql.Identifier(STAGING, self.staging_name)
+
+    @property
+    def definition(self) -> str:
+        """A fingerprint of all that is declared of the table: a change is published even if no row has changed."""
+        return hashlib.sha256(f"{self.table.model_dump_json()}{self.columns}".encode()).hexdigest()[:16]
+
+
+def publication(name: str, table: PublishedTable, state: TableState, frame: DataFrame, place: str) -> Publication:
+    """How Postgres is to hold `frame`. Raises ConfigurationError if the declared columns are not the frame's."""
+    if list(table.columns) != frame.columns:
+        raise ConfigurationError(
+            f"{place}.columns: declares {', '.join(table.columns)}; the transform makes {', '.join(frame.columns)}"
+        )
+    types = {field.name: table.types.get(field.name) or _postgres_type(field.dataType) for field in frame.schema}
+    return Publication(name, table, state, types)
+
+
+@contextmanager
+def connect(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection in autocommit mode. Raises AssayError that names the address and the way out."""
+    try:
+        connection = psycopg.connect(database.conninfo(), autocommit=True)
+    except psycopg.OperationalError as error:
+        address = f"{database.host}:{database.port}"
+        raise AssayError(
+            f"cannot connect to Postgres at {address}, database {database.name}, as {database.user}: "
+            f"{_first_line(error)}",
+            "start it, or mend POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER or POSTGRES_PASSWORD; "
+            "without POSTGRES_HOST the embedded one is used",
+        ) from None
+    with connection:
+        yield connection
+
+
+def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
+    """Makes schemas, ops tables, roles and grants where they are missing.
+
+    A new role gets the password of `passwords`; without one, only an administrator can let somebody in.
+    Raises AssayError naming the missing grant.
+    """
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
+            for role in ROLES:
+                _ensure_role(connection, role, passwords.get(role))
+            connection.execute((PROJECT / "conf/postgres/ops.sql").read_text())
+            connection.execute((PROJECT / "conf/postgres/grants.sql").read_text())
+    except psycopg.errors.InsufficientPrivilege as error:
+        user = connection.info.user
+        raise AssayError(
+            f"Postgres user {user} lacks a privilege: {_first_line(error)}",
+            f"let an administrator run: GRANT CREATE ON DATABASE {connection.info.dbname} TO {user}; "
+            f"ALTER ROLE {user} CREATEROLE;  -- or CREATE ROLE {'; CREATE ROLE '.join(ROLES)};",
+        ) from None
+
+
+def published(connection: psycopg.Connection[Any]) -> dict[str, tuple[int, int, str, str]]:
+    """What the newest release holds: table name -> (delta_version, row_count, checksum, definition)."""
+    rows = connection.execute(
+        "SELECT table_name, delta_version, row_count, checksum, definition FROM ops.release_tables "
+        "WHERE release_id = (SELECT max(release_id) FROM ops.releases) AND to_regclass(table_name) IS NOT NULL"
+    )
+    return {name: (version, count, checksum, definition) for name, version, count, checksum, definition in rows}
+
+
+def create_staging(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """An empty staging table. It is not logged: a crash only costs the load, which is done again."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in item.columns.items()
+    )
+    with connection.transaction():
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
+        connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
+
+
+def load_staging(frame: DataFrame, database: Database, item: Publication) -> None:
+    """Loads the rows over JDBC, in parallel from the executors."""
+    frame.write.format("jdbc").mode("append").options(
+        url=database.jdbc_url,
+        driver="org.postgresql.Driver",
+        user=database.user,
+        password=database.password,
+        dbtable=f'"{STAGING}"."{item.staging_name}"',
+        # One round trip for many rows: twice as fast as a statement a row.
+        reWriteBatchedInserts="true",
+        # The server casts: to char(16), numeric(5,2) and the other declared types.
+        stringtype="unspecified",
+        batchsize="10000",
+    ).save()
+
+
+def release(
+    connection: psycopg.Connection[Any], run_id: str, changed: Sequence[Publication], unchanged: Sequence[Publication]
+) -> int | None:
+    """Makes every changed table match its staging table and records the release, all in the caller's transaction.
+
+    Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one.
+    """
+    if not changed:
+        return None
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
+    for item in changed:
+        _ensure_live(connection, item)
+        _match(connection, item)
+    newest = connection.execute(
+        "INSERT INTO ops.releases (run_id) VALUES (%s) RETURNING release_id", [run_id]
+    ).fetchone()
+    assert newest is not None
+    named = [*changed, *unchanged]
+    connection.cursor().executemany(
+        "INSERT INTO ops.release_tables VALUES (%s, %s, %s, %s, %s, %s)",
+        [
+            (newest[0], i.full_name, i.state.delta_version, i.state.row_count, i.state.checksum, i.definition)
+            for i in named
+        ],
+    )
+    connection.execute(
+        "INSERT INTO ops.release_tables SELECT %s, table_name, delta_version, row_count, checksum, definition "
+        "FROM ops.release_tables WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) "
+        "AND table_name <> ALL(%s)",
+        [newest[0], newest[0], [item.full_name for item in named]],
+    )
+    return int(newest[0])
+
+
+def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: DataFrame) -> None:
+    """Copies to the ops table those rows whose run it does not know yet; one run's rows come together or not at all."""
+    known = {run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")}
+    runs = [row.run_id for row in rows.select("run_id").distinct().collect() if row.run_id not in known]
+    if not runs:
+        return
+    with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+        for row in rows.where(rows.run_id.isin(runs)).select(*columns).toLocalIterator():
+            copy.write_row(row)
+
+
+def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publication]) -> None:
+    for item in items:
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
+
+
+def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Creates the live table, or brings columns, indexes and comments up to date. Never drops anything."""
+    keys = sql.SQL(", ").join(map(sql.Identifier, item.table.primary_key))
+    connection.execute(
+        sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, PRIMARY KEY ({}))").format(item.live, item.staging, keys)
+    )
+    found = dict(
+        connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [item.full_name],
+        ).fetchall()
+    )
+    wanted = dict(
+        connection.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+            [f"{STAGING}.{item.staging_name}"],
+        ).fetchall()
+    )
+    for name, kind in wanted.items():
+        if name not in found:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(item.live, sql.Identifier(name), sql.SQL(kind))
+            )
+        elif found[name] != kind:
+            raise AssayError(
+                f"{item.full_name}.{name} is {found[name]} in Postgres and {kind} in this release; "
+                "nothing was published",
+                f"alter the column, or drop {item.full_name}: Assay never drops a table that may be in use",
+            )
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise AssayError(
+            f"{item.full_name} has a column {extra[0]!r} that this release no longer has; nothing was published",
+            f"let its owner run: ALTER TABLE {item.full_name} DROP COLUMN {extra[0]}",
+        )
+    for columns in item.table.indexes:
+        name = f"{item.name}_by_{'_'.join(columns)}"[:63]
+        connection.execute(
+            sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
+                sql.Identifier(name), item.live, sql.SQL(", ").join(map(sql.Identifier, columns))
+            )
+        )
+    connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(item.live, sql.Literal(item.table.description)))
+    for column, comment in item.table.columns.items():
+        connection.execute(
+            sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(item.live, sql.Identifier(column), sql.Literal(comment))
+        )
+
+
+def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Takes out the rows that are gone or differ and puts in the new ones: only what changed costs."""
+    columns = list(item.columns)
+    same_key = sql.SQL(" AND ").join(
+        sql.SQL("l.{0} = s.{0}").format(sql.Identifier(name)) for name in item.table.primary_key
+    )
+    row = {
+        side: sql.SQL("ROW({})").format(
+            sql.SQL(", ").join(sql.SQL(f"{side}.{{}}").format(sql.Identifier(c)) for c in columns)
+        )
+        for side in "ls"
+    }
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    parts = {"live": item.live, "staging": item.staging, "key": same_key, "names": names, "l": row["l"], "s": row["s"]}
+    connection.execute(sql.SQL("ANALYZE {staging}").format(**parts))
+    connection.execute(
+        sql.SQL(
+            "DELETE FROM {live} AS l WHERE NOT EXISTS "
+            "(SELECT FROM {staging} AS s WHERE {key} AND {l} IS NOT DISTINCT FROM {s})"
+        ).format(**parts)
+    )
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {live} ({names}) SELECT {names} FROM {staging} AS s "
+            "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
+        ).format(**parts)
+    )
+    rows = connection.execute(sql.SQL("SELECT count(*) FROM {live}").format(**parts)).fetchone()
+    assert rows is not None
+    if rows[0] != item.state.row_count:
+        raise AssayError(
+            f"{item.full_name}: {item.state.row_count:,} rows in gold, {rows[0]:,} in Postgres; nothing was published",
+            f"two rows may share the key ({', '.join(item.table.primary_key)}), or the load was repeated; run again",
+        )
+    connection.execute(sql.SQL("ANALYZE {live}").format(**parts))
+
+
+def _ensure_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> None:
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
+        statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
+        connection.execute(statement)
+
+
+def _postgres_type(kind: DataType) -> str:
+    if isinstance(kind, DecimalType):
+        return f"numeric({kind.precision},{kind.scale})"
+    if isinstance(kind, ArrayType):
+        return f"{_postgres_type(kind.elementType)}[]"
+    if type(kind) not in _TYPES:
+        raise ConfigurationError(
+            f"a published column has the type {kind.simpleString()}, which Postgres has no match for"
+        )
+    return _TYPES[type(kind)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,113 @@
+"""The quality gate: rules of conf/sources/<source>.yaml over the rows of one silver table."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.sources import SOURCES_FOLDER, Rule
+
+VIOLATIONS = "_violations"
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """How many of the rows read violate a rule."""
+
+    rule: Rule
+    violations: int
+    rows: int
+
+    @property
+    def rate(self) -> float:
+        return self.violations / self.rows if self.rows else 0.0
+
+
+def evaluate(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
+    """`parsed` with `_violations` and `warnings`: per row, the names of all violated rules of either kind."""
+    return parsed.withColumns(
+        {
+            VIOLATIONS: _violated([rule for rule in rules if rule.action != "warn"]),
+            "warnings": _violated([rule for rule in rules if rule.action == "warn"]),
+        }
+    )
+
+
+def reasons(rules: Sequence[Rule]) -> Column:
+    """For a quarantined row: the violated rules, as ARRAY<STRUCT<rule, reason, expression>>."""
+    texts = [
+        F.struct(
+            F.lit(rule.name).alias("rule"),
+            F.lit(rule.reason).alias("reason"),
+            F.lit(rule.expression).alias("expression"),
+        )
+        for rule in rules
+        if rule.action != "warn"
+    ]
+    return F.filter(F.array(*texts), lambda text: F.array_contains(VIOLATIONS, text["rule"]))
+
+
+def count_violations(evaluated: DataFrame, rules: Sequence[Rule]) -> list[RuleResult]:
+    """How many rows violate each rule, in one pass."""
+    counts = [
+        F.count_if(F.array_contains("warnings" if rule.action == "warn" else VIOLATIONS, rule.name)).alias(rule.name)
+        for rule in rules
+    ]
+    row = evaluated.agg(F.count("*").alias("_rows"), *counts).first()
+    assert row is not None
+    return [RuleResult(rule, row[rule.name], row["_rows"]) for rule in rules]
+
+
+def enforce(table: str, results: Sequence[RuleResult]) -> None:
+    """Raises AssayError for the first rule that fails the run: a violated `fail` rule, or a rate over `max_rate`."""
+    for result in results:
+        rule = result.rule
+        found = f"{table}, rule {rule.name}: {result.violations:,} of {result.rows:,} rows violate it ({rule.reason})"
+        if rule.action == "fail" and result.violations:
+            raise AssayError(found, "nothing was written to silver; mend the raw file or the rule, then run again")
+        if rule.max_rate is not None and result.rate > rule.max_rate:
+            raise AssayError(
+                f"{found}: {result.rate:.1%}, and at most {rule.max_rate:.1%} are allowed (max_rate)",
+                "nothing was written to silver; mend the raw file, or raise max_rate if this is to be expected",
+            )
+
+
+def check_expressions(source: str, table: str, parsed: DataFrame, rules: Sequence[Rule]) -> None:
+    """Raises ConfigurationError for a rule that Spark cannot evaluate over the columns of `parsed`."""
+    for number, rule in enumerate(rules):
+        place = f"{SOURCES_FOLDER / source}.yaml, tables.{table}.rules[{number}].expression"
+        try:
+            kind = parsed.select(F.expr(rule.expression)).schema[0].dataType.simpleString()
+        except AnalysisException as error:
+            raise ConfigurationError(
+                f"{place}: {_finding(error, parsed.columns)}", _suggestion(error, parsed)
+            ) from None
+        if kind != "boolean":
+            raise ConfigurationError(f"{place}: must be true or false for a row; {rule.expression!r} is {kind}")
+
+
+def _violated(rules: Sequence[Rule]) -> Column:
+    names = [F.when(~F.coalesce(F.expr(rule.expression), F.lit(False)), F.lit(rule.name)) for rule in rules]
+    return F.array_compact(F.array(*names)).cast("array<string>")
+
+
+def _finding(error: AnalysisException, columns: list[str]) -> str:
+    unknown = _unknown_column(error)
+    if unknown:
+        return f"column {unknown!r} does not exist. Columns: {', '.join(columns)}"
+    return (error.getCondition() or "error") + ": " + str(error).splitlines()[0]
+
+
+def _suggestion(error: AnalysisException, parsed: DataFrame) -> str | None:
+    close = difflib.get_close_matches(_unknown_column(error) or "", parsed.columns, n=1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+def _unknown_column(error: AnalysisException) -> str | None:
+    if not (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
+        return None
+    return (error.getMessageParameters() or {}).get("objectName", "").strip("`")

@@ -1,0 +1,70 @@
+"""The Spark session: the one that spark-submit made, or a local one with the same settings file."""
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.engine.errors import ConfigurationError
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def start_session(
+    *, master: str = "local[*]", spark_settings: Mapping[str, str] | None = None, log: Path | None = None
+) -> SparkSession:
+    """The running session, or a new local one set up by conf/spark-defaults.conf and then by `spark_settings`.
+
+    What the JVM prints goes to the file `log`; without one it goes to this process's standard error.
+    Under spark-submit the JVM runs already: it has read the properties file, and master and log are the submitter's.
+    """
+    if not _jvm_is_running():
+        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, spark_settings or {}))
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        # Driver and executors share this machine then; a host name that resolves oddly must not matter.
+        if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    with _standard_error_to(log):
+        return SparkSession.builder.appName("assay").getOrCreate()
+
+
+def _jvm_is_running() -> bool:
+    return "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession() is not None
+
+
+def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[str]:
+    defaults, jars = PROJECT / "conf/spark-defaults.conf", sorted((PROJECT / ".jars").glob("*.jar"))
+    if not jars:
+        raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
+    arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
+    java_options = f"-Duser.timezone=UTC -Dlog4j2.configurationFile={PROJECT / 'conf/log4j2.properties'}"
+    settings = {"spark.driver.extraJavaOptions": java_options, "spark.sql.warehouse.dir": tempfile.gettempdir()}
+    extra = spark_settings.get("spark.driver.extraJavaOptions")
+    settings |= dict(spark_settings)
+    settings["spark.driver.extraJavaOptions"] = f"{java_options} {extra}" if extra else java_options
+    for key, value in settings.items():
+        arguments += ["--conf", f"{key}={value}"]
+    return [*arguments, "pyspark-shell"]
+
+
+@contextmanager
+def _standard_error_to(log: Path | None) -> Iterator[None]:
+    """The JVM inherits standard error from the moment it starts, so a file takes that place for this moment."""
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

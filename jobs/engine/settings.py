@@ -1,0 +1,99 @@
+"""Settings: conf/assay.yaml, any of them overridden by an ASSAY_... environment variable; Postgres by POSTGRES_..."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.session import PROJECT
+
+SETTINGS_FILE = "conf/assay.yaml"
+
+
+class PostgresSettings(BaseSettings):
+    """Where gold is published. Without a host, the embedded Postgres is started and used."""
+
+    model_config = SettingsConfigDict(env_prefix="POSTGRES_", extra="forbid")
+
+    host: str | None = None
+    port: int = Field(5432, ge=1, le=65535)
+    db: str = "assay"
+    user: str = "assay"
+    password: SecretStr | None = None
+
+
+class Settings(BaseSettings):
+    """What a platform engineer may change. Relative paths start at the project's folder."""
+
+    model_config = SettingsConfigDict(env_prefix="ASSAY_", extra="forbid", yaml_file=PROJECT / SETTINGS_FILE)
+
+    landing: str = Field("data/landing", description="raw files: one folder a source; a path or any URI Hadoop knows")
+    lakehouse: str = Field("data/lakehouse", description="root of the Delta tables; a path or any URI Hadoop knows")
+    output: str = Field("data", description="where processed/ and exports/ are written; a path or URI")
+    database: Path = Field(Path("data/postgres"), description="the embedded Postgres keeps its data here; a local path")
+    logs: Path = Field(Path("data/logs"), description="what Spark prints goes here; a local path")
+    master: str = Field("local[*]", description="Spark master of `assay run`; spark-submit names its own")
+    spark: dict[str, str] = Field(default_factory=dict, description="Spark settings over conf/spark-defaults.conf")
+    postgres: PostgresSettings = Field(default_factory=lambda: PostgresSettings(), exclude=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+    def model_post_init(self, _context: Any) -> None:
+        for name in ("landing", "lakehouse", "output"):
+            setattr(self, name, _anchored(getattr(self, name)))
+        self.database, self.logs = Path(_anchored(str(self.database))), Path(_anchored(str(self.logs)))
+
+
+def load_settings() -> Settings:
+    """The settings in force.
+
+    Raises ConfigurationError naming the file or variable, the key and what was expected.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_finding(item, error.title) for item in error.errors())) from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{SETTINGS_FILE}: not valid YAML: {error}") from None
+
+
+def _anchored(path: str) -> str:
+    return path if "://" in path or path.startswith("file:") else str(PROJECT / path)
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"ASSAY_{name.upper()}" for name in Settings.model_fields if name != "postgres"} | {"ASSAY_API_KEYS"}
+    unknown = sorted(name for name in os.environ if name.startswith("ASSAY_") and name not in known)
+    if unknown:
+        raise ConfigurationError(
+            f"environment variable {unknown[0]}: no such setting", f"known: {', '.join(sorted(known))}"
+        )
+
+
+def _finding(item: Any, title: str) -> str:
+    """One line of a validation error: where, which key, what was expected."""
+    key = ".".join(str(part) for part in item["loc"])
+    variable = f"{'POSTGRES' if title == 'PostgresSettings' else 'ASSAY'}_{key.split('.')[0].upper()}"
+    place = f"environment variable {variable}" if variable in os.environ else f"{SETTINGS_FILE}, {key}"
+    expected = "no such setting" if item["type"] == "extra_forbidden" else item["msg"]
+    return f"{place}: {expected}" + ("" if item["type"] == "extra_forbidden" else f" (found: {item['input']!r})")

@@ -1,0 +1,194 @@
+"""A source as conf/sources/<source>.yaml declares it, and the functions of transforms/<source>.py behind it."""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pyspark.sql import DataFrame
+
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.session import PROJECT
+
+SOURCES_FOLDER = Path("conf/sources")
+Transform = Callable[..., DataFrame]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+def _known_timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"no time zone is called {name!r}; use a name such as UTC or Europe/Paris") from None
+    return name
+
+
+class _Strict(BaseModel):
+    """An unknown key is an error: a misspelt setting must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Rule(_Strict):
+    """A row passes when `expression` is true; false and NULL are violations."""
+
+    name: Name
+    expression: str = Field(min_length=1)
+    action: Literal["warn", "quarantine", "fail"]
+    reason: str = Field(min_length=1)
+    max_rate: float | None = Field(None, ge=0, le=1)
+
+
+class SilverTable(_Strict):
+    """A cleaned table. The first of a source is parsed from bronze; the others are derived from it."""
+
+    key: list[Name] = Field(min_length=1)
+    transform: Name | None = None
+    rules: list[Rule] = []
+
+    @model_validator(mode="after")
+    def _rule_names_are_unique(self) -> "SilverTable":
+        names = [rule.name for rule in self.rules]
+        repeated = {name for name in names if names.count(name) > 1}
+        if repeated:
+            raise ValueError(f"two rules are called {sorted(repeated)[0]!r}")
+        return self
+
+
+class PublishedTable(_Strict):
+    """A gold table, and how Postgres holds it. `columns` maps each column to its comment, in the table's order."""
+
+    schema_: Literal["gold", "restricted"] = Field("gold", alias="schema")
+    primary_key: list[Name] = Field(min_length=1)
+    description: str = Field(min_length=1)
+    columns: dict[Name, str] = Field(min_length=1)
+    types: dict[Name, str] = {}
+    indexes: list[list[Name]] = []
+    transform: Name | None = None
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> "PublishedTable":
+        named = {*self.primary_key, *self.types, *(column for index in self.indexes for column in index)}
+        if unknown := sorted(named - self.columns.keys()):
+            raise ValueError(f"{unknown[0]!r} is not among its columns ({', '.join(self.columns)})")
+        return self
+
+
+class Export(_Strict):
+    """A published table written as one CSV file as well."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.csv$")
+    header: list[str]
+    order_by: list[Name]
+
+
+class Source(_Strict):
+    """One source: what arrives, what it becomes, what is published."""
+
+    name: Name
+    landing: str
+    format: Literal["lines"]
+    timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
+    tables: dict[Name, SilverTable] = Field(min_length=1)
+    publish: dict[Name, PublishedTable] = {}
+    exports: dict[Name, Export] = {}
+
+    @model_validator(mode="after")
+    def _exports_are_published(self) -> "Source":
+        for table, export in self.exports.items():
+            if table not in self.publish:
+                raise ValueError(f"exports.{table}: no published table has this name")
+            columns = self.publish[table].columns
+            if len(export.header) != len(columns):
+                raise ValueError(f"exports.{table}.header: {len(export.header)} names for {len(columns)} columns")
+            if unknown := [name for name in export.order_by if name not in columns]:
+                raise ValueError(f"exports.{table}.order_by: {unknown[0]!r} is not a column of {table}")
+        return self
+
+    @property
+    def parsed_table(self) -> str:
+        """The silver table that is parsed from bronze."""
+        return next(iter(self.tables))
+
+    @property
+    def derived_tables(self) -> list[str]:
+        return list(self.tables)[1:]
+
+    def silver_transform(self, table: str) -> Transform:
+        return self._function(self.tables[table].transform or table, f"tables.{table}")
+
+    def gold_transform(self, table: str) -> Transform:
+        return self._function(self.publish[table].transform or table, f"publish.{table}")
+
+    def settings(self) -> dict[str, object]:
+        """What a transform may ask for by parameter name, beside tables."""
+        return {"timezone": self.timezone}
+
+    def logic(self) -> str:
+        """A fingerprint of the source's file and code: when it changes, gold is computed anew though no row changed."""
+        transforms = PROJECT / "transforms"
+        files = [PROJECT / SOURCES_FOLDER / f"{self.name}.yaml", *sorted((transforms / "shared").glob("*.py"))]
+        own = transforms / f"{self.name}.py"
+        files += [own] if own.exists() else sorted((transforms / self.name).glob("*.py"))
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def _function(self, name: str, place: str) -> Transform:
+        module = importlib.import_module(f"transforms.{self.name}")
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise ConfigurationError(
+                f"{SOURCES_FOLDER / self.name}.yaml, {place}: transforms/{self.name}.py has no function {name!r}",
+                "write it, or name another one with `transform:`",
+            )
+        return function  # type: ignore[no-any-return]
+
+
+def load_sources(names: list[str] | None = None) -> list[Source]:
+    """The sources under conf/sources, all or the named ones, in alphabetical order.
+
+    Raises ConfigurationError naming the file, the key and what was expected, or the names there are.
+    """
+    files = {file.stem: file for file in sorted((PROJECT / SOURCES_FOLDER).glob("*.yaml"))}
+    for name in names or []:
+        if name not in files:
+            raise ConfigurationError(f"no source is called {name!r}", f"sources: {', '.join(files)}")
+    return [_load(files[name]) for name in files if not names or name in names]
+
+
+def input_names(function: Transform) -> list[str]:
+    """The parameters of a transform, in order: names of tables and of settings."""
+    return list(inspect.signature(function).parameters)
+
+
+def _load(file: Path) -> Source:
+    place = SOURCES_FOLDER / file.name
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{place}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{place}: expected keys such as landing, format, tables; found {content!r}")
+    try:
+        return Source.model_validate({"name": file.stem, **content})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(f"{place}, {_finding(item)}" for item in error.errors())) from None
+
+
+def _finding(item: Any) -> str:
+    key = ""
+    for part in item["loc"]:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    if item["type"] == "extra_forbidden":
+        return f"{key}: no such setting"
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" + ("" if item["type"] == "value_error" else f" (found: {item['input']!r})")

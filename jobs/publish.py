@@ -1,0 +1,114 @@
+"""Publish: gold to Postgres, all tables of the run in one transaction. `spark-submit jobs/publish.py --source S`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jobs.bronze import bronze_table
+from jobs.engine import accounts, exports, postgres
+from jobs.engine.context import Run
+from jobs.engine.database import Database, kept_password
+from jobs.engine.embedded import start as start_embedded
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.postgres import Publication
+from jobs.engine.settings import Settings
+from jobs.engine.sources import SOURCES_FOLDER, Source
+from jobs.gold import gold_table
+from jobs.silver import quarantine_table, silver_table
+
+ACCOUNT_COLUMNS = [
+    "run_id", "source", "layer", "table_name", "source_file", "rows_read", "rows_written", "rows_quarantined",
+    "rows_deduplicated", "rows_superseded", "recorded_at", "batch_id",
+]  # fmt: skip
+REJECTED_COLUMNS = ["source", "source_file", "reason", "run_id", "recorded_at"]
+
+
+@dataclass
+class PublishReport:
+    """The release made (None if nothing had changed), and its tables."""
+
+    release_id: int | None = None
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+
+
+def database(settings: Settings) -> Database:
+    """The Postgres to publish to: the one of POSTGRES_HOST, else the embedded one, started if it is not running."""
+    given = settings.postgres
+    if given.host is None:
+        return start_embedded(settings.database)
+    if given.password is None:
+        raise ConfigurationError("POSTGRES_HOST is set and POSTGRES_PASSWORD is not", "set POSTGRES_PASSWORD as well")
+    return Database(given.host, given.port, given.db, given.user, given.password.get_secret_value())
+
+
+def reader_passwords(settings: Settings) -> dict[str, str]:
+    """The passwords of the reading roles of the embedded Postgres; those of another server are not Assay's to know."""
+    if settings.postgres.host is not None:
+        return {}
+    return {role: kept_password(settings.database / f"{role}.password") for role in postgres.ROLES}
+
+
+def verify_accounts(run: Run, source: Source) -> None:
+    """Raises AssayError if the rows of the source do not balance."""
+    if run.lake.exists(bronze_table(source)):
+        accounts.verify(run.lake, run.ledger, source.name, "bronze", bronze_table(source), None)
+    if run.lake.exists(silver_table(source, source.parsed_table)):
+        target = silver_table(source, source.parsed_table)
+        accounts.verify(run.lake, run.ledger, source.name, "silver", target, quarantine_table(source))
+
+
+def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
+    """Publishes what has changed since the last release; nothing, if nothing has."""
+    items = [item for source in sources for item in _publications(run, source)]
+    with postgres.connect(target) as connection:
+        postgres.prepare(connection, reader_passwords(run.settings))
+        last = postgres.published(connection)
+        changed = [item for item in items if _is_changed(item, last)]
+        unchanged = [item for item in items if item not in changed]
+        for item in changed:
+            postgres.create_staging(connection, item)
+            postgres.load_staging(run.lake.read(item.state.table_name), target, item)
+        with connection.transaction():
+            release_id = postgres.release(connection, run.run_id, changed, unchanged)
+            postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
+            postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
+        postgres.drop_staging(connection, changed)
+    names = {item.full_name for item in changed}
+    for source in sources:
+        _export(run, source, names)
+    return PublishReport(release_id, sorted(names), [item.full_name for item in unchanged])
+
+
+def _publications(run: Run, source: Source) -> list[Publication]:
+    states = run.ledger.table_states()
+    place = f"{SOURCES_FOLDER / source.name}.yaml, publish"
+    return [
+        postgres.publication(name, table, state, run.lake.read(state.table_name), f"{place}.{name}")
+        for name, table in source.publish.items()
+        if (state := states.get(gold_table(source, name)))
+    ]
+
+
+def _is_changed(item: Publication, last: dict[str, tuple[int, int, str, str]]) -> bool:
+    """Whether its rows or its definition differ from the last release; a new Delta version alone is no change."""
+    if item.full_name not in last:
+        return True
+    _, row_count, checksum, definition = last[item.full_name]
+    return (row_count, checksum, definition) != (item.state.row_count, item.state.checksum, item.definition)
+
+
+def _export(run: Run, source: Source, changed: set[str]) -> None:
+    folder = f"{run.settings.output.rstrip('/')}/exports"
+    for name, export in source.exports.items():
+        table = gold_table(source, name)
+        if not run.lake.exists(table):
+            continue
+        frame = run.lake.read(table)
+        if f"{source.publish[name].schema_}.{name}" in changed or not exports.is_written(frame, folder, export):
+            exports.write(frame, folder, export)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_layer
+
+    run_layer("publish")

@@ -1,0 +1,99 @@
+"""A whole run: every layer of the chosen sources in one session. `spark-submit jobs/run.py --source S`."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from jobs import bronze, gold, publish, silver
+from jobs.bronze import BronzeReport
+from jobs.engine.batches import Status
+from jobs.engine.context import Run
+from jobs.engine.sources import Source
+from jobs.engine.summary import LAYERS, Layer, SourceLine, Summary
+from jobs.silver import SilverReport
+
+
+def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer) -> Summary:
+    """Does the layers from `first` to `until` of the sources, and says what became of every row.
+
+    Raises AssayError when a rule fails the run, the accounts do not balance or Postgres cannot be reached; nothing is
+    published then.
+    """
+    layers = LAYERS[LAYERS.index(first) : LAYERS.index(until) + 1]
+    summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
+    for source in sources:
+        silver.check(run, source)
+    for source in sources:
+        _refine(run, source, layers, summary)
+    if "publish" in layers:
+        _publish(run, sources, summary)
+    summary.seconds = {f"{step.source} {step.layer}": round(step.seconds, 1) for step in run.steps.finished}
+    return summary
+
+
+def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary) -> None:
+    read, made = BronzeReport(), None
+    if "bronze" in layers:
+        with run.steps.step(source.name, "bronze") as step:
+            read = bronze.refine(run, source)
+            step.detail = f"{read.rows_read:,} rows" if read.events else "nothing new"
+    if "silver" in layers:
+        with run.steps.step(source.name, "silver") as step:
+            made = silver.refine(run, source)
+            derived = gold.refine_derived_silver(run, source)
+            step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
+            if made or derived.refreshed or read.events:
+                publish.verify_accounts(run, source)
+    if "gold" in layers:
+        with run.steps.step(source.name, "gold") as step:
+            refreshed = gold.refine(run, source)
+            step.detail = f"{len(refreshed.refreshed)} tables refreshed, {len(refreshed.unchanged)} up to date"
+    _describe(run, source, read, made, summary)
+
+
+def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
+    with run.steps.step("postgres", "publish") as step:
+        target = publish.database(run.settings)
+        report = publish.publish(run, sources, target)
+        step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
+    is_embedded = run.settings.postgres.host is None
+    summary.is_published = True
+    summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
+    summary.release_id = report.release_id
+    summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
+    url = '"$(uv run assay db url --role analyst)"' if is_embedded else f'"{target.as_user("analyst", "").url()}"'
+    shown = next((t for t in [*report.changed, *report.unchanged] if t.startswith("gold.")), "ops.releases")
+    summary.look = f"psql {url} -c 'select * from {shown} limit 10'"
+
+
+def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport | None, summary: Summary) -> None:
+    line = SourceLine(source.name, _files(read), seconds=run.steps.seconds(source.name))
+    if made:
+        line.rows_in, line.written = made.rows_read, made.rows_written
+        line.quarantined, line.dedup, line.superseded = (
+            made.rows_quarantined,
+            made.rows_deduplicated,
+            made.rows_superseded,
+        )
+        for result in made.rules:
+            if result.violations and result.rule.action == "warn":
+                found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
+                summary.warnings.append(found)
+    elif read.rows_read:
+        line.rows_in = line.written = read.rows_read
+    summary.sources.append(line)
+    summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
+    if line.quarantined:
+        path = run.lake.path(silver.quarantine_table(source))
+        summary.next = f"{line.quarantined:,} rows were held back: see `reasons` in the Delta table {path}"
+
+
+def _files(read: BronzeReport) -> str:
+    words: dict[Status, str] = {"loaded": "new", "known": "delivered again", "rejected": "set aside"}
+    counts = Counter(event.status for event in read.events)
+    return ", ".join(f"{counts[status]:,} {words[status]}" for status in words if counts[status]) or "nothing new"
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["run"])

@@ -1,0 +1,181 @@
+"""Which files a batch takes, and whose rows count."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
+from jobs.engine.landing import LandingFile, Unreadable
+
+
+class Landing:
+    """A landing folder in memory: path -> content; a file's size and time follow from its content and `touched`."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, str] = {}
+        self.touched: dict[str, int] = {}
+        self.hashed: list[str] = []
+
+    def listing(self) -> list[LandingFile]:
+        return [LandingFile(p, len(c), self.touched.get(p, 0)) for p, c in sorted(self.contents.items())]
+
+    def hashes(self, paths: list[str]) -> Mapping[str, str | Unreadable]:
+        self.hashed = paths
+        return {path: _hash(self.contents[path]) for path in paths}
+
+
+def _hash(content: str) -> str | Unreadable:
+    return Unreadable("the file could not be read: broken") if content == "broken" else f"sha of {content}"
+
+
+def deliver(history: History, landing: Landing) -> tuple[History, list[FileEvent]]:
+    events = plan(history, landing.listing(), landing.hashes)
+    return History([*history._decided.values(), *events]), events
+
+
+def statuses(events: list[FileEvent]) -> dict[str, str]:
+    return {event.source_file: event.status for event in events}
+
+
+def test_new_files_make_a_batch_and_are_not_planned_again() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "2"}
+    history, events = deliver(History(), landing)
+    assert statuses(events) == {"a": "loaded", "b": "loaded"}
+    assert {event.batch_id for event in events} == {1}
+    assert deliver(history, landing)[1] == []
+
+
+def test_only_new_or_changed_files_are_hashed() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["b"] = "2"
+    deliver(history, landing)
+    assert landing.hashed == ["b"]
+
+
+def test_the_same_content_under_another_name_is_known() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["b"] = "1"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"b": "known"}
+    assert history.live() == {(1, "a")}
+
+
+def test_two_new_files_with_one_content_are_read_once() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "1"}
+    assert statuses(deliver(History(), landing)[1]) == {"a": "loaded", "b": "known"}
+
+
+def test_the_same_file_with_another_time_is_known() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.touched["a"] = 5
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "known"}
+    assert not history.changes_what_was_read(1)
+
+
+def test_a_replaced_file_supersedes_its_earlier_rows() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "2"}
+    history, _ = deliver(History(), landing)
+    landing.contents["a"] = "3!"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "loaded"}
+    assert history.live() == {(1, "b"), (2, "a")}
+    assert history.dead() == {(1, "a")}
+    assert history.changes_what_was_read(1)
+    assert not history.changes_what_was_read(2)
+
+
+def test_content_that_another_file_still_has_stays_live_when_its_first_file_is_replaced() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["a"] = "2!"
+    history, _ = deliver(history, landing)
+    assert history.live() == {(1, "a"), (2, "a")}
+    assert not history.changes_what_was_read(1)
+
+
+def test_content_that_returns_is_live_again_without_being_read() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["a"] = "22"
+    history, _ = deliver(history, landing)
+    landing.contents["a"] = "1"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "known"}
+    assert history.live() == {(1, "a")}
+    assert history.changes_what_was_read(2)
+
+
+def test_a_vanished_file_keeps_its_rows() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents = {}
+    history, events = deliver(history, landing)
+    assert (events, history.live()) == ([], {(1, "a")})
+
+
+def test_empty_and_unreadable_files_are_set_aside_with_the_reason_and_not_tried_again() -> None:
+    landing = Landing()
+    landing.contents = {"a": "", "b": "broken"}
+    history, events = deliver(History(), landing)
+    assert {event.source_file: event.reason for event in events} == {
+        "a": "the file is empty",
+        "b": "the file could not be read: broken",
+    }
+    assert deliver(history, landing)[1] == []
+
+
+def test_a_broken_replacement_leaves_the_earlier_rows_in_force() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["a"] = "broken"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "rejected"}
+    assert history.live() == {(1, "a")}
+
+
+def test_a_file_set_aside_after_it_was_planned_does_not_count() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "2"}
+    history, events = deliver(History(), landing)
+    rejection = replace(events[0], status="rejected", reason="changed while it was read")
+    history = History([*events, rejection])
+    assert history.live() == {(1, "b")}
+    assert history.dead() == {(1, "a")}
+
+
+def test_a_copy_of_a_file_that_was_set_aside_later_is_read() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    _, events = deliver(History(), landing)
+    history = History([*events, replace(events[0], status="rejected", reason="changed while it was read")])
+    landing.contents["b"] = "1"
+    assert statuses(deliver(history, landing)[1]) == {"b": "loaded"}
+
+
+def test_a_known_copy_is_read_when_the_file_it_copies_was_set_aside_later() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "1"}
+    _, events = deliver(History(), landing)
+    history = History([*events, replace(events[0], status="rejected", reason="changed while it was read")])
+    assert statuses(deliver(history, landing)[1]) == {"b": "loaded"}
+
+
+def test_files_that_are_not_as_planned_are_found() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "2", "c": "3"}
+    _, events = deliver(History(), landing)
+    landing.contents = {"a": "1", "b": "2 and more"}
+    assert [event.source_file for event in vanished_or_changed(events, landing.listing())] == ["b", "c"]

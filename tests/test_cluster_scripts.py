@@ -1,0 +1,160 @@
+"""The scripts that docker-compose.yml calls, run for real: a master and a worker on loopback."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts.spark_health import find_problem, master_state
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SECONDS_TO_START = 60
+# As /proc/net/tcp and tcp6 write 127.0.0.1, ::ffff:127.0.0.1 and ::1.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+LISTENING = "0A"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@contextmanager
+def running(script: str, log: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """The script in the foreground of its own process, ended by its id."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    environment = inherited | {name: str(value) for name, value in settings.items()}
+    with log.open("wb") as output:
+        process = subprocess.Popen([SCRIPTS / script], env=environment, stdout=output, stderr=output)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    master: subprocess.Popen[bytes]
+    worker: subprocess.Popen[bytes]
+    web_page: str
+    url: str
+    worker_dir: Path
+
+
+def wait_until_healthy(web_page: str, worker_host: str | None, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline, problem = time.monotonic() + SECONDS_TO_START, "not asked yet"
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            problem = find_problem(master_state(web_page), worker_host) or ""
+        except OSError as error:
+            problem = str(error)
+        if not problem:
+            return
+        time.sleep(0.3)
+    pytest.fail(f"{problem}\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    port, web_port, worker_port, worker_web_port = free_ports(4)
+    url, web_page, logs = (
+        f"spark://127.0.0.1:{port}",
+        f"http://127.0.0.1:{web_port}",
+        (folder / "m.log", folder / "w.log"),
+    )
+    master_settings = {"SPARK_MASTER_PORT": port, "SPARK_MASTER_WEBUI_PORT": web_port}
+    worker_settings = {
+        "SPARK_MASTER_URL": url,
+        "SPARK_WORKER_PORT": worker_port,
+        "SPARK_WORKER_WEBUI_PORT": worker_web_port,
+        "SPARK_WORKER_CORES": 1,
+        "SPARK_WORKER_MEMORY": "512m",
+        "SPARK_WORKER_DIR": folder / "worker",
+    }
+    with running("spark-master.sh", logs[0], **master_settings) as master:
+        wait_until_healthy(web_page, None, master, logs[0])
+        with running("spark-worker.sh", logs[1], **worker_settings) as worker:
+            wait_until_healthy(web_page, "127.0.0.1", worker, logs[1])
+            yield Cluster(master, worker, web_page, url, folder / "worker")
+
+
+def test_the_worker_is_alive_with_what_it_was_told_to_offer(cluster: Cluster) -> None:
+    state = master_state(cluster.web_page)
+    assert (state["status"], state["url"]) == ("ALIVE", cluster.url)
+    offers = [(worker["host"], worker["state"], worker["cores"], worker["memory"]) for worker in state["workers"]]
+    assert offers == [("127.0.0.1", "ALIVE", 1, 512)]
+    assert cluster.worker_dir.is_dir()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc to see who listens where")
+def test_master_and_worker_listen_on_loopback_only(cluster: Cluster) -> None:
+    for process in (cluster.master, cluster.worker):
+        addresses = listening_addresses(process.pid)
+        assert len(addresses) == 2, "its port and its web page; no REST port that takes jobs from anybody"
+        assert set(addresses) <= LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("worker_host", "code", "says"),
+    [
+        ([], 0, "alive: spark://127.0.0.1:"),
+        (["127.0.0.1"], 0, "1 worker(s)"),
+        (["203.0.113.7"], 1, "no alive Spark worker on 203.0.113.7; workers: 127.0.0.1 ALIVE"),
+    ],
+)
+def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[str], code: int, says: str) -> None:
+    checked = health(cluster.web_page, *worker_host)
+    assert checked.returncode == code
+    assert says in checked.stdout + checked.stderr
+
+
+def test_the_health_check_fails_where_nothing_answers() -> None:
+    checked = health(f"http://127.0.0.1:{free_ports(1)[0]}")
+    assert checked.returncode == 1
+    assert "no Spark master answers" in checked.stderr
+
+
+def test_the_health_check_explains_itself() -> None:
+    checked = health()
+    assert checked.returncode == 2
+    assert "the master is alive" in checked.stderr
+
+
+def test_a_master_that_is_not_in_charge_is_not_healthy() -> None:
+    assert find_problem({"status": "STANDBY", "workers": []}, None) == "the Spark master is STANDBY"
+
+
+@pytest.mark.parametrize("script", ["spark-master.sh", "spark-worker.sh"])
+def test_without_set_up_the_scripts_say_what_to_do(tmp_path: Path, script: str) -> None:
+    shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    started = subprocess.run([tmp_path / "scripts" / script], capture_output=True, text=True, timeout=30)
+    assert started.returncode == 2
+    assert "call make setup" in started.stderr
+
+
+def listening_addresses(process_id: int) -> list[str]:
+    """The address of every TCP port that the process itself listens on, in the kernel's notation."""
+    files = [os.readlink(file) for file in Path(f"/proc/{process_id}/fd").iterdir() if file.is_symlink()]
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [line[1].split(":")[0] for line in lines if line[3] == LISTENING and f"socket:[{line[9]}]" in files]
+
+
+def health(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPTS / "spark_health.py", *arguments], capture_output=True, text=True)
