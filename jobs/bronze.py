@@ -35,22 +35,22 @@ def refine(run: Run, source: Source) -> BronzeReport:
     report = BronzeReport()
     history = run.ledger.history(source.name)
     if history.newest_batch:
-        _load(run, source, history, history.newest_batch, report)
-        history = run.ledger.history(source.name) if report.events else history
+        _load(run, source, history.newest_batch, report)
     listing = list_files(run.spark, run.settings.landing, source.landing)
-    events = plan(history, listing, lambda paths: content_hashes(run.spark, run.settings.landing, paths))
+    events = plan(
+        run.ledger.history(source.name), listing, lambda paths: content_hashes(run.spark, run.settings.landing, paths)
+    )
     if events:
         run.ledger.record_plan(source.name, events)
         report.events += [event for event in events if event.status != "loaded"]
-        history = run.ledger.history(source.name)
-        _load(run, source, history, history.newest_batch, report)
+        _load(run, source, events[0].batch_id, report)
     return report
 
 
-def _load(run: Run, source: Source, history: History, batch_id: int, report: BronzeReport) -> None:
+def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
     table, writer = bronze_table(source), f"bronze:{source.name}"
-    files = [event for event in history.batch(batch_id) if event.status == "loaded"]
+    files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
     if files and run.lake.written_through(table, writer) < batch_id:
         files = _append(run, source, batch_id, files, report)
         report.events += files

@@ -1,6 +1,7 @@
 """Publish: gold to Postgres, all tables of the run in one transaction. `spark-submit jobs/publish.py --source S`."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from jobs.bronze import bronze_table
@@ -67,7 +68,11 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         unchanged = [item for item in items if item not in changed]
         for item in changed:
             postgres.create_staging(connection, item)
-            postgres.load_staging(run.lake.read(item.state.table_name), target, item)
+        # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            loads = [pool.submit(postgres.load_staging, run.lake.read(i.state.table_name), target, i) for i in changed]
+            for load in loads:
+                load.result()
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())

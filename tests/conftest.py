@@ -1,11 +1,18 @@
 """One Spark session for the whole suite: it costs seconds, the tests in it milliseconds."""
 
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import psycopg
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.engine import embedded
+from jobs.engine.database import Database
 from jobs.engine.session import start_session
+from tests.lab import Lab
 
 FAST_FOR_SHORT_RUNS = {
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
@@ -19,3 +26,28 @@ def spark() -> Iterator[SparkSession]:
     session = start_session(master="local[2]", spark_settings=FAST_FOR_SHORT_RUNS)
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The embedded Postgres, as users get it, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("postgres")
+    yield embedded.start(folder)
+    embedded.stop(folder)
+
+
+@pytest.fixture
+def database(postgres: Database) -> Iterator[Database]:
+    """A fresh database on that server."""
+    name = f"test_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield replace(postgres, name=name)
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Lab:
+    """Landing, lakehouse, output and database of one test."""
+    return Lab(tmp_path, spark, database)

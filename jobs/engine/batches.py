@@ -41,6 +41,10 @@ class History:
         for event in sorted(events, key=lambda e: (e.batch_id, e.status == "rejected")):
             self._decided[(event.batch_id, event.source_file)] = event
 
+    def followed_by(self, events: Iterable[FileEvent]) -> "History":
+        """This history and what was decided since."""
+        return History([*self._decided.values(), *events])
+
     @property
     def newest_batch(self) -> int:
         """The newest batch planned; 0 before the first."""
@@ -96,7 +100,9 @@ def plan(
         for path, event in history.newest_versions().items()
         if event.status != "known" or event.content_hash in read_before
     }
-    changed = [file for file in listing if not _is_seen(file, seen.get(file.path))]
+    # The oldest first: of two files with one content, the later one is the copy.
+    oldest_first = sorted(listing, key=lambda file: (file.modified_at, file.path))
+    changed = [file for file in oldest_first if not _is_seen(file, seen.get(file.path))]
     contents = hash_contents([file.path for file in changed if file.size > 0])
     batch_id = history.newest_batch + 1
     events = []

@@ -10,13 +10,11 @@ Postgres refuses to run as root. When root calls, the server runs as the system 
 import fcntl
 import os
 import pwd
-import secrets
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -29,7 +27,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from jobs.engine.database import Database
+from jobs.engine.database import Database, kept_password
 from jobs.engine.errors import AssayError
 
 HOST = "127.0.0.1"
@@ -37,6 +35,7 @@ PREFERRED_PORT = 54321
 NAME = "assay"  # of the database and of its superuser
 SYSTEM_USER = "pgserver"
 NEW_CLUSTERS_ARE = 18
+PROC = Path("/proc")  # only Linux has it
 SHARED_BINARIES = Path("/var/cache/assay")
 OTHER_WAY = "or use a Postgres of your own: set POSTGRES_HOST"
 
@@ -62,6 +61,7 @@ _WAIT_FOR_ANOTHER_PROCESS = 300.0
 _WAIT_FOR_RECOVERY = 300.0
 _WAIT_FOR_OLD_PROCESSES = 60.0
 _WAIT_FOR_STOP = 60.0
+_WAIT_FOR_ANSWER = 5.0
 _PORTS_TO_TRY = 5
 
 
@@ -94,12 +94,7 @@ def start(folder: Path) -> Database:
         with _locked(folder):
             if not (folder / "data").exists():
                 _create_cluster(folder)
-            _wait_for(lambda: _is_settled(folder), _WAIT_FOR_RECOVERY, f"the server in {folder} is not ready", folder)
-            if _server(folder) is None:
-                _launch(folder)
-            database = _database(folder)
-            _ensure_database_exists(database, folder)
-            return database
+            return _reach(folder)
 
 
 def stop(folder: Path) -> bool:
@@ -112,7 +107,8 @@ def stop(folder: Path) -> bool:
             server = _server(folder)
             if server is None:
                 return False
-            os.kill(server.pid, signal.SIGINT)  # Postgres: fast shutdown
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGINT)  # Postgres: fast shutdown
             _wait_for(lambda: _server(folder) is None, _WAIT_FOR_STOP, f"process {server.pid} does not stop", folder)
             return True
 
@@ -122,7 +118,7 @@ def running(folder: Path) -> Database | None:
     folder = folder.resolve()
     with _plain_errors(folder):
         server = _server(folder)
-        return _database(folder) if server and server.ready else None
+        return _database(folder, server) if server and server.ready else None
 
 
 # Who is there
@@ -146,9 +142,9 @@ def _mark(folder: Path) -> str:
 
 def _command_line(pid: int) -> str:
     """The arguments of a process, one string; empty if there is no such process."""
-    if sys.platform == "linux":
+    if PROC.is_dir():
         try:
-            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).rstrip("\0")
+            return os.fsdecode((PROC / f"{pid}/cmdline").read_bytes()).rstrip("\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last: somebody else's, and hidden
             return ""
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
@@ -161,10 +157,7 @@ def _is_settled(folder: Path) -> bool:
     return server is None or server.ready
 
 
-def _database(folder: Path) -> Database:
-    server = _server(folder)
-    if server is None:
-        raise AssayError(f"the embedded Postgres stopped by itself:\n{_last_lines(folder)}", "start it again")
+def _database(folder: Path, server: _Server) -> Database:
     password = folder / "password"
     if not password.exists():
         raise AssayError(f"{password} is missing", f"put it back, or remove {folder} to start over (its data goes too)")
@@ -183,10 +176,8 @@ def _create_cluster(folder: Path) -> None:
     account = _account(folder)
     if account:
         os.chown(unfinished, account.uid, account.gid)
-    password = secrets.token_urlsafe(24)
-    with os.fdopen(os.open(folder / "password", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(password + "\n")
+    (folder / "password").unlink(missing_ok=True)  # of an attempt that did not get far
+    password = kept_password(folder / "password")
     command = [
         str(_binaries(NEW_CLUSTERS_ARE, account) / "initdb"),
         f"--pgdata={_data_argument(account)}",
@@ -207,28 +198,41 @@ def _create_cluster(folder: Path) -> None:
         secret.seek(0)
         done = _run(command, account, unfinished, stdin=secret.fileno(), stdout=subprocess.PIPE)
     if done.returncode != 0:
-        said = "\n".join(os.fsdecode(done.stdout).strip().splitlines()[-8:])
-        message = f"cannot make the embedded Postgres in {folder}:\n{said.replace(password, '***')}"
+        said = done.stdout.decode(errors="replace")
+        message = f"cannot make the embedded Postgres in {folder}:\n{_last_lines(said, folder)}"
         raise AssayError(message, _hint(said, folder))
     unfinished.rename(folder / "data")
-
-
-def _ensure_database_exists(database: Database, folder: Path) -> None:
-    try:
-        with psycopg.connect(replace(database, name="postgres").conninfo(), autocommit=True) as connection:
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database.name]).fetchone():
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database.name)))
-    except psycopg.Error as error:
-        raise AssayError(
-            f"the embedded Postgres runs on port {database.port} but cannot be used: {str(error).strip()}",
-            f"its password is in {folder / 'password'}, its log in {folder / 'log'}",
-        ) from error
 
 
 # Every start
 
 
-def _launch(folder: Path) -> None:
+def _reach(folder: Path) -> Database:
+    """The database, answering. A server that was found alive may be about to die: then a new one is launched."""
+    give_up_at = time.monotonic() + _WAIT_FOR_ANSWER
+    while True:
+        _wait_for(lambda: _is_settled(folder), _WAIT_FOR_RECOVERY, f"the server in {folder} is not ready", folder)
+        server = _server(folder) or _launch(folder)
+        database = _database(folder, server)
+        try:
+            _ensure_database_exists(database)
+            return database
+        except psycopg.Error as error:
+            if time.monotonic() > give_up_at:
+                raise AssayError(
+                    f"the embedded Postgres runs on port {server.port} but cannot be used: {str(error).strip()}",
+                    f"its password is in {folder / 'password'}, its log in {folder / 'log'}",
+                ) from error
+            time.sleep(0.2)
+
+
+def _ensure_database_exists(database: Database) -> None:
+    with psycopg.connect(replace(database, name="postgres").conninfo(), autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database.name]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database.name)))
+
+
+def _launch(folder: Path) -> _Server:
     """Start the server and wait until it takes connections."""
     data = folder / "data"
     account = _account(folder)
@@ -242,13 +246,16 @@ def _launch(folder: Path) -> None:
         said = _try_launch(folder, account, binaries, port)
         if said is None:
             (folder / "port").write_text(f"{port}\n")
-            return
+            server = _server(folder)
+            if server is None:
+                raise AssayError("the embedded Postgres stopped at once", f"its log is {folder / 'log'}")
+            return server
         if "Address already in use" in said and len(taken) < _PORTS_TO_TRY:
             taken.add(port)
         elif "is still in use" in said and time.monotonic() < give_up_at:
             time.sleep(0.5)  # sessions of a server that was killed finish their statement before they end
         else:
-            message = f"the embedded Postgres in {folder} does not start:\n{_last_lines(folder)}"
+            message = f"the embedded Postgres in {folder} does not start:\n{_last_lines(said, folder)}"
             raise AssayError(message, _hint(said, folder))
 
 
@@ -262,7 +269,7 @@ def _try_launch(folder: Path, account: _Account | None, binaries: Path, port: in
         if _run(command, account, folder / "data", stdin=subprocess.DEVNULL, stdout=log.fileno()).returncode == 0:
             return None
         log.seek(before)
-        return os.fsdecode(log.read())
+        return log.read().decode(errors="replace")
 
 
 def _free_port(folder: Path, taken: set[int]) -> int:
@@ -285,7 +292,7 @@ def _account(folder: Path) -> _Account | None:
     """The owner of `data` when root calls (a new cluster gets the system user), else None: the caller itself."""
     if os.geteuid() != 0:
         return None
-    if sys.platform != "linux":
+    if not PROC.is_dir():
         raise AssayError("Postgres does not run as root", f"run as an ordinary user, {OTHER_WAY}")
     data = folder / "data"
     if data.exists() and data.stat().st_uid != 0:
@@ -301,11 +308,11 @@ def _system_user() -> pwd.struct_passwd:
     for _ in range(5):  # useradd fails when another process is at it
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
-        try:
-            done = subprocess.run(["useradd", *options, SYSTEM_USER], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
+        useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if useradd is None:
             said = "there is no useradd"
             break
+        done = subprocess.run([useradd, *options, SYSTEM_USER], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = done.stderr.strip()
             time.sleep(0.3)
@@ -347,24 +354,28 @@ def _usable_by(account: _Account | None, binaries: Path, shared: Path) -> Path:
         shared.parent.chmod(0o755)
         with tempfile.TemporaryDirectory(dir=shared.parent) as unfinished:
             copy = Path(unfinished) / "copy"
-            for part in ("bin", "lib", "share"):
-                shutil.copytree(binaries.parent / part, copy / part, symlinks=True)
+            package, site = binaries.parents[1], binaries.parents[2]
+            shutil.copytree(binaries.parent, copy / package.name / binaries.parent.name, symlinks=True)
+            libraries = f"{package.name}.libs"  # where the binaries look for theirs, seen from where they are
+            if (site / libraries).exists():
+                shutil.copytree(site / libraries, copy / libraries, symlinks=True)
             for path in [copy, *copy.rglob("*")]:
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
             with suppress(OSError):  # another process was quicker
                 copy.rename(shared)
-    if not _may_execute(account, shared / "bin"):
+    copied = shared / binaries.relative_to(binaries.parents[2])
+    if not _may_execute(account, copied):
         raise AssayError(
             f"user {account.uid} may execute Postgres neither in {binaries} nor in {shared}",
             f"make one of them readable for all, run as an ordinary user, {OTHER_WAY}",
         )
-    return shared / "bin"
+    return copied
 
 
 def _may_execute(account: _Account, binaries: Path) -> bool:
     try:
-        command = [str(binaries / "postgres"), "--version"]
+        command = [str(binaries / "initdb"), "--version"]
         return _run(command, account, Path("/"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
     except PermissionError:
         return False
@@ -427,7 +438,7 @@ def _plain_errors(folder: Path) -> Iterator[None]:
 
 
 def _hint(said: str, folder: Path) -> str:
-    if "No space left on device" in said:
+    if "No space left on device" in said or "wrote only" in said:
         return f"make room on the disk of {folder}, {OTHER_WAY}"
     if "Permission denied" in said or "not permitted" in said:
         return f"run as the user that made {folder}, {OTHER_WAY}"
@@ -435,12 +446,12 @@ def _hint(said: str, folder: Path) -> str:
         return f"free some memory, lower shared_buffers in {folder / 'data' / 'postgresql.conf'}, {OTHER_WAY}"
     if "is still in use" in said:
         return "a session of the server that was killed still works: wait for it, or end it"
-    return f"the whole log is {folder / 'log'}; {OTHER_WAY.removeprefix('or ')}"
+    return f"see {folder / 'log'}, {OTHER_WAY}" if (folder / "log").exists() else OTHER_WAY.removeprefix("or ")
 
 
-def _last_lines(folder: Path) -> str:
-    """The end of the log, without the password."""
-    lines = (folder / "log").read_text(errors="replace").splitlines()[-8:] if (folder / "log").exists() else []
-    secret = (folder / "password").read_text().strip() if (folder / "password").exists() else ""
-    text = "\n".join(lines)
+def _last_lines(said: str, folder: Path) -> str:
+    """The end of what a program said, without the password."""
+    password = folder / "password"
+    secret = password.read_text().strip() if password.exists() else ""
+    text = "\n".join(said.strip().splitlines()[-8:])
     return text.replace(secret, "***") if secret else text

@@ -1,7 +1,7 @@
 """What Assay remembers between runs, as Delta tables under `<lakehouse>/ops`: files, row accounts, table states."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -46,29 +46,33 @@ class TableState:
 
 
 class Ledger:
-    """Reads and writes the ledger in the name of one run."""
+    """Reads and writes the ledger in the name of one run, which is the only writer: what it has read stays true."""
 
     def __init__(self, lake: Lakehouse, run_id: str, recorded_at: datetime) -> None:
         self._lake = lake
         self._run_id = run_id
         self._recorded_at = recorded_at
+        self._histories: dict[str, History] = {}
+        self._states: dict[str, TableState] | None = None
 
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""
-        if not self._lake.exists(FILES):
-            return History()
-        columns = list(FileEvent.__dataclass_fields__)
-        rows = self._lake.read(FILES).where(F.col("source") == source).select(*columns).collect()
-        return History(FileEvent(**row.asDict()) for row in rows)
+        if source not in self._histories:
+            columns = list(FileEvent.__dataclass_fields__)
+            rows = self._read(FILES, FILE_SCHEMA).where(F.col("source") == source).select(*columns).collect()
+            self._histories[source] = History(FileEvent(**row.asDict()) for row in rows)
+        return self._histories[source]
 
     def record_plan(self, source: str, events: list[FileEvent]) -> None:
         """Records a batch before any of it is read."""
         self._lake.append_once(self._files(source, events), FILES, f"plan:{source}", events[0].batch_id)
+        self._histories[source] = self.history(source).followed_by(events)
 
     def record_rejections(self, source: str, events: list[FileEvent]) -> None:
         """Records files of a planned batch that could not be read after all (their `status` is `rejected`)."""
         if events:
             self._files(source, events).write.format("delta").mode("append").save(self._lake.path(FILES))
+            self._histories[source] = self.history(source).followed_by(events)
 
     def is_accounted(self, account: str, batch_id: int) -> bool:
         """Whether `account` (e.g. `bronze:contacts`) has been recorded through this batch."""
@@ -99,16 +103,18 @@ class Ledger:
 
     def table_states(self) -> dict[str, TableState]:
         """The newest state of each derived table, by name."""
-        if not self._lake.exists(TABLES):
-            return {}
-        columns = [F.max_by(name, F.struct("recorded_at", "delta_version")).alias(name) for name in _STATE_COLUMNS]
-        rows = self._lake.read(TABLES).groupBy(F.col("table_name").alias("name")).agg(*columns).drop("name").collect()
-        states = (TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows)
-        return {state.table_name: state for state in states}
+        if self._states is None:
+            newest = F.max_by(F.struct(*_STATE_COLUMNS), F.struct("recorded_at", "delta_version")).alias("state")
+            rows = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name").agg(newest).select("state.*").collect()
+            states = [TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows]
+            self._states = {state.table_name: state for state in states}
+        return self._states
 
-    def record_table_states(self, states: Iterable[TableState]) -> None:
+    def record_table_states(self, states: Sequence[TableState]) -> None:
         rows = [{**asdict(state), "inputs": json.dumps(dict(state.inputs), sort_keys=True)} for state in states]
-        self._append(rows, TABLE_SCHEMA, TABLES)
+        if rows:
+            self._stamped(rows, TABLE_SCHEMA).write.format("delta").mode("append").save(self._lake.path(TABLES))
+            self._states = self.table_states() | {state.table_name: state for state in states}
 
     def _read(self, table: str, schema: str) -> DataFrame:
         if not self._lake.exists(table):
@@ -117,10 +123,6 @@ class Ledger:
 
     def _files(self, source: str, events: list[FileEvent]) -> DataFrame:
         return self._stamped([{"source": source, **asdict(event)} for event in events], FILE_SCHEMA)
-
-    def _append(self, rows: list[dict[str, Any]], schema: str, table: str) -> None:
-        if rows:
-            self._stamped(rows, schema).write.format("delta").mode("append").save(self._lake.path(table))
 
     def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
         stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}

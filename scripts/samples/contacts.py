@@ -16,6 +16,7 @@ import bz2
 import gzip
 import json
 import random
+import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -367,6 +368,8 @@ def _not_json(rng: random.Random, line: str) -> str:
 
 
 def _as_latin_1(line: str) -> str:
+    """The line in Latin-1; in a file that escapes such characters, too."""
+    line = re.sub(r"\\u00([0-9a-f]{2})", lambda escape: chr(int(escape[1], 16)), line)
     return line.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 

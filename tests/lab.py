@@ -1,0 +1,74 @@
+"""A whole Assay in a temporary folder, for tests that go from raw files to Postgres."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pyspark.sql import DataFrame, SparkSession
+from rich.console import Console
+
+from jobs.engine.context import start_run
+from jobs.engine.database import Database
+from jobs.engine.delta import Lakehouse
+from jobs.engine.settings import PostgresSettings, Settings
+from jobs.engine.sources import load_sources
+from jobs.engine.summary import Layer, Summary
+from jobs.run import run_sources
+
+
+class Lab:
+    """Writes raw files, runs Assay on them and reads what came out."""
+
+    def __init__(self, folder: Path, spark: SparkSession, database: Database) -> None:
+        self.landing, self.output = folder / "landing", folder / "output"
+        self.database = database
+        self.lake = Lakehouse(spark, str(folder / "lakehouse"))
+        server = PostgresSettings(
+            host=database.host, port=database.port, db=database.name, user=database.user, password=database.password
+        )
+        self.settings = Settings(
+            landing=str(self.landing),
+            lakehouse=self.lake.root,
+            output=str(self.output),
+            database=folder / "postgres",
+            logs=folder / "logs",
+            postgres=server,
+        )
+
+    def land(self, path: str, content: str | bytes, at: int | None = None) -> Path:
+        """Puts a raw file into the landing folder; `at` is its modification time in seconds."""
+        file = self.landing / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        if at is not None:
+            os.utime(file, (at, at))
+        return file
+
+    def run(self, *sources: str, first: Layer = "bronze", until: Layer = "publish") -> Summary:
+        started = start_run(self.settings, Console(quiet=True), quiet=True)
+        return run_sources(started, load_sources(list(sources)), first, until)
+
+    def table(self, path: str) -> DataFrame:
+        """A Delta table, e.g. `silver/contacts/contacts`."""
+        return self.lake.read(path)
+
+    def query(self, statement: str, user: Database | None = None) -> list[tuple[Any, ...]]:
+        """What Postgres answers."""
+        with psycopg.connect((user or self.database).conninfo(), autocommit=True) as connection:
+            return connection.execute(statement).fetchall()  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str]:
+        """What makes a new `assay` process work in this lab."""
+        return {
+            **os.environ,
+            "ASSAY_LANDING": self.settings.landing,
+            "ASSAY_LAKEHOUSE": self.settings.lakehouse,
+            "ASSAY_OUTPUT": self.settings.output,
+            "ASSAY_LOGS": str(self.settings.logs),
+            "POSTGRES_HOST": self.database.host,
+            "POSTGRES_PORT": str(self.database.port),
+            "POSTGRES_DB": self.database.name,
+            "POSTGRES_USER": self.database.user,
+            "POSTGRES_PASSWORD": self.database.password,
+        }

@@ -1,0 +1,278 @@
+"""Raw contacts to Postgres, with real Delta and real Postgres: what a schedule of runs must get right."""
+
+import bz2
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.engine.database import Database
+from jobs.engine.errors import AssayError
+from scripts.samples.contacts import write as write_contacts
+from tests.lab import Lab
+
+BASE = {
+    "time_call_began": "2023-01-01 09:35:00",
+    "time_call_ended": "2023-01-01 11:09:00",
+    "counselors": "['Yan Delacroix']",
+    "transfer_timestamps": "[]",
+    "issues_discussed": "['Family']",
+    "call_rating": 2,
+    "initial_risk_level": 3,
+    "client_pronouns": "['She/Her', 'They/Them']",
+    "client_name": "Invented Person",
+    "client_location": "Austin",
+}
+TABLES = ["concurrency", "contacts", "counselor_daily_cases", "counselors", "pronoun_risk", "transfers"]
+
+
+def line(**fields: object) -> str:
+    return json.dumps({**BASE, **fields}, ensure_ascii=False) + "\n"
+
+
+def lines(*minutes: int) -> str:
+    """One contact per minute of the hour at which it began: different minutes make different contacts."""
+    return "".join(line(time_call_began=f"2023-01-01 09:{minute:02}:00") for minute in minutes)
+
+
+def account(lab: Lab, layer: str) -> dict[str, tuple[int, ...]]:
+    """The newest account of each file: read, written, quarantined, deduplicated, superseded, summed over its batches."""
+    rows = lab.query(
+        "SELECT source_file, sum(rows_read), sum(rows_written), sum(rows_quarantined), sum(rows_deduplicated), "
+        "sum(rows_superseded) FROM (SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file) * "
+        "FROM ops.row_accounts ORDER BY source, layer, table_name, batch_id, source_file, recorded_at DESC) AS a "
+        f"WHERE layer = '{layer}' GROUP BY source_file"
+    )
+    return {row[0]: tuple(int(count) for count in row[1:]) for row in rows}
+
+
+def contacts_in(lab: Lab) -> int:
+    return int(lab.query("SELECT count(*) FROM gold.contacts")[0][0])
+
+
+def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab: Lab) -> None:
+    lab.land("contacts/a.jsonl", lines(1, 2, 2) + line(counselors="[]") + "not json\n")
+    summary = lab.run("contacts")
+    assert summary.release_id == 1
+    assert sorted(summary.tables_changed) == [f"gold.{table}" for table in TABLES]
+    line_ = summary.sources[0]
+    assert (line_.rows_in, line_.written, line_.quarantined, line_.dedup, line_.superseded) == (5, 2, 2, 1, 0)
+    assert account(lab, "bronze") == {"contacts/a.jsonl": (5, 5, 0, 0, 0)}
+    assert account(lab, "silver") == {"contacts/a.jsonl": (5, 2, 2, 1, 0)}
+    assert contacts_in(lab) == 2
+    assert lab.query("SELECT counselor_name FROM gold.counselors") == [("Yan Delacroix",)]
+    csv = (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()
+    assert csv == [
+        "COUNSELOR NAME,DAY,NUMBER OF CASES,AVERAGE RISK LEVEL,AVERAGE RATING",
+        "Yan Delacroix,2023-01-01,2,3.00,2.00",
+    ]
+
+    before = {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES}
+    again = lab.run("contacts")
+    assert (again.release_id, again.sources[0].files, again.sources[0].rows_in) == (None, "nothing new", 0)
+    assert {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES} == before
+    assert lab.query("SELECT count(*) FROM ops.releases") == [(1,)]
+
+
+def test_quarantine_keeps_the_raw_text_all_reasons_the_rules_text_file_and_batch(lab: Lab) -> None:
+    bad = line(time_call_ended="2023-01-01 09:00:00", counselors="[]")
+    lab.land("contacts/a.jsonl", bad)
+    lab.run("contacts", until="silver")
+    row = lab.table("quarantine/contacts/contacts").collect()[0]
+    assert (row._raw + "\n", row._source_file, row._batch_id) == (bad, "contacts/a.jsonl", 1)
+    assert {reason.rule for reason in row.reasons} == {"ends_after_start", "has_counselor"}
+    assert all(reason.reason and reason.expression for reason in row.reasons)
+
+
+def test_a_new_file_adds_its_contacts_and_makes_a_new_release(lab: Lab) -> None:
+    lab.land("contacts/a.jsonl", lines(1, 2))
+    lab.run("contacts")
+    lab.land("contacts/b.jsonl", lines(2, 3))
+    summary = lab.run("contacts")
+    assert (summary.release_id, contacts_in(lab)) == (2, 3)
+    assert account(lab, "silver")["contacts/b.jsonl"] == (2, 1, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "again", ["contacts/copy of a.jsonl", "contacts/a.jsonl"], ids=["another name", "another time"]
+)
+def test_the_same_file_again_adds_nothing(lab: Lab, again: str) -> None:
+    lab.land("contacts/a.jsonl", lines(1, 2), at=1_000_000_000)
+    lab.run("contacts")
+    lab.land(again, lines(1, 2), at=1_100_000_000)
+    summary = lab.run("contacts")
+    assert (summary.release_id, summary.sources[0].files) == (None, "1 delivered again")
+    assert account(lab, "bronze")[again][-2:] == (2, 0)
+    assert (contacts_in(lab), lab.query("SELECT count(*) FROM ops.releases")) == (2, [(1,)])
+
+
+def test_a_replaced_file_takes_its_earlier_rows_out_everywhere(lab: Lab) -> None:
+    lab.land("contacts/a.jsonl", lines(1, 2) + "not json\n")
+    lab.land("contacts/b.jsonl", lines(2, 5))
+    lab.run("contacts")
+    assert contacts_in(lab) == 3
+    lab.land("contacts/a.jsonl", lines(1, 3, 4))
+    summary = lab.run("contacts")
+    assert lab.query("SELECT extract(minute FROM started_at)::int FROM gold.contacts ORDER BY 1") == [
+        (1,), (2,), (3,), (4,), (5,),
+    ]  # fmt: skip
+    assert account(lab, "silver") == {"contacts/a.jsonl": (6, 3, 0, 0, 3), "contacts/b.jsonl": (2, 2, 0, 0, 0)}
+    assert lab.table("quarantine/contacts/contacts").count() == 0
+    assert summary.sources[0].superseded == 3
+
+
+def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: Lab) -> None:
+    lab.land("contacts/good.jsonl.gz", gzip.compress(lines(1, 2).encode()))
+    lab.land("contacts/good.jsonl.bz2", bz2.compress(lines(3).encode()))
+    lab.land("contacts/cut.jsonl.gz", gzip.compress(lines(*range(60)).encode())[:-20])
+    lab.land("contacts/not bzip.jsonl.bz2", b"garbage" * 20)
+    lab.land("contacts/empty.jsonl", "")
+    lab.land("contacts/.hidden.jsonl", lines(4))
+    summary = lab.run("contacts")
+    rejected = dict(lab.query("SELECT source_file, reason FROM ops.rejected_files"))
+    assert sorted(rejected) == ["contacts/cut.jsonl.gz", "contacts/empty.jsonl", "contacts/not bzip.jsonl.bz2"]
+    assert rejected["contacts/empty.jsonl"] == "the file is empty"
+    assert "could not be read" in rejected["contacts/cut.jsonl.gz"]
+    assert len(summary.set_aside) == 3
+    assert contacts_in(lab) == 3
+    assert lab.run("contacts").set_aside == []
+
+
+def test_crlf_byte_order_mark_and_bytes_that_are_not_utf8(lab: Lab) -> None:
+    good = lines(1, 2).replace("\n", "\r\n").encode()
+    bad = line(client_name="José").encode("cp1252")
+    lab.land("contacts/a.jsonl", b"\xef\xbb\xbf" + good + bad)
+    lab.run("contacts")
+    assert contacts_in(lab) == 2
+    row = lab.table("quarantine/contacts/contacts").collect()[0]
+    assert row._rescued and "�" in row._raw
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
+    """A lab in which one contact is published; for tests that only look."""
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE published")
+    lab = Lab(tmp_path_factory.mktemp("published"), spark, replace(postgres, name="published"))
+    lab.land("contacts/a.jsonl", lines(1))
+    lab.run("contacts")
+    return lab
+
+
+def test_analysts_read_gold_and_ops_and_nothing_else(published: Lab) -> None:
+    with psycopg.connect(published.database.conninfo(), autocommit=True) as connection:
+        connection.execute("ALTER ROLE analyst PASSWORD 'for this test'")
+    analyst = published.database.as_user("analyst", "for this test")
+    assert published.query("SELECT count(*) FROM gold.contacts", analyst) == [(1,)]
+    assert published.query("SELECT count(*) FROM ops.row_accounts", analyst) == [(2,)]
+    for statement in ("SELECT * FROM assay_staging.x", "CREATE TABLE gold.x (y int)", "DELETE FROM gold.contacts"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            published.query(statement, analyst)
+
+
+def test_every_published_table_and_column_has_a_comment_and_no_client_is_named(published: Lab) -> None:
+    columns = published.query(
+        "SELECT c.relname, a.attname, col_description(c.oid, a.attnum), obj_description(c.oid) FROM pg_class c "
+        "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 "
+        "WHERE c.relnamespace IN ('gold'::regnamespace, 'ops'::regnamespace) AND c.relkind = 'r'"
+    )
+    assert {column[0] for column in columns} >= set(TABLES)
+    assert [column[:2] for column in columns if not (column[2] and column[3])] == []
+    assert [column for column in columns if column[1] in ("client_name", "client_location")] == []
+
+
+def test_readers_see_one_release_and_what_they_own_stays(published: Lab) -> None:
+    with psycopg.connect(published.database.conninfo(), autocommit=True) as owner:
+        owner.execute("CREATE VIEW gold.mine AS SELECT count(*) AS n FROM gold.contacts")
+    with psycopg.connect(published.database.conninfo()) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert reader.execute("SELECT n FROM gold.mine").fetchone() == (1,)
+        published.land("contacts/b.jsonl", lines(2))
+        assert published.run("contacts").release_id == 2
+        assert reader.execute("SELECT n FROM gold.mine").fetchone() == (1,)
+        assert reader.execute("SELECT max(release_id) FROM ops.releases").fetchone() == (1,)
+    assert published.query("SELECT n FROM gold.mine") == [(2,)]
+
+
+def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
+    made = write_contacts(lab.landing / "contacts", rows=2_000)
+    line_ = lab.run("contacts", until="silver").sources[0]
+    bad = sum(made.bad.values())
+    counts = (line_.rows_in, line_.written, line_.quarantined, line_.dedup)
+    assert counts == (made.lines, made.valid, bad, made.duplicates)
+
+
+def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transforms.contacts as module
+
+    whole = module.contacts
+    monkeypatch.setattr(
+        module, "contacts", lambda raw, timezone: whole(raw.where("_raw not like '%09:02:%'"), timezone)
+    )
+    lab.land("contacts/a.jsonl", lines(1, 2, 3))
+    with pytest.raises(
+        AssayError, match=r"silver.contacts.contacts does not balance \(file contacts/a.jsonl, batch 1\)"
+    ):
+        lab.run("contacts")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        lab.query("SELECT * FROM gold.contacts")
+
+
+def test_a_file_that_changes_between_plan_and_read_is_read_in_its_new_form(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import bronze
+
+    whole = bronze.read_lines
+
+    def slow(spark: object, root: str, paths: list[str]) -> object:
+        lab.land("contacts/a.jsonl", lines(1, 2, 3), at=2_000_000_000)
+        return whole(spark, root, paths)  # type: ignore[arg-type]
+
+    lab.land("contacts/a.jsonl", lines(1))
+    monkeypatch.setattr(bronze, "read_lines", slow)
+    assert lab.run("contacts").set_aside == ["contacts/a.jsonl: the file was changed while it was read"]
+    monkeypatch.undo()
+    lab.run("contacts")
+    assert contacts_in(lab) == 3
+    assert account(lab, "silver")["contacts/a.jsonl"] == (6, 3, 0, 0, 3)
+
+
+def _start_assay(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("assay")), *arguments]
+    environment = {**lab.environment(), "ASSAY_SPARK": json.dumps({"spark.driver.memory": "1g"})}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_run_killed_between_bronze_and_silver_is_finished_by_the_next(lab: Lab) -> None:
+    lab.land("contacts/a.jsonl", lines(1, 2, 2))
+    process = _start_assay(lab, "run", "--source", "contacts")
+    assert process.stdout is not None
+    try:
+        for printed in process.stdout:
+            if printed.startswith("contacts      bronze"):
+                break
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert lab.table("bronze/contacts/contacts").count() == 3
+    assert lab.lake.version("silver/contacts/contacts") is None
+
+    lab.run("contacts")
+    assert account(lab, "bronze") == {"contacts/a.jsonl": (3, 3, 0, 0, 0)}
+    assert account(lab, "silver") == {"contacts/a.jsonl": (3, 2, 0, 1, 0)}
+    assert (contacts_in(lab), lab.table("bronze/contacts/contacts").count()) == (2, 3)

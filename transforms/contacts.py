@@ -1,0 +1,319 @@
+"""Contacts: one row is one call or chat with a crisis line, sent as one JSON object a line.
+
+Quirks of the sender: lists are Python reprs inside JSON strings, so a name with an apostrophe is in double quotes; one
+transfer time is a `datetime.datetime(...)`, several are strings; an unknown number may be a bare NaN. `counselors` has
+first who answered, then one counselor per transfer, perhaps one who had the contact before.
+
+The most private source, minors may be among the clients: their names and places never leave silver.
+"""
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from transforms.shared.python_lists import text_list, time_list
+from transforms.shared.text import clean_text, has_missing, whole_number, without_missing
+from transforms.shared.times import instant
+
+ENGINE_COLUMNS = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_raw", "_rescued")
+# The order is part of every contact_id: another order, or another field, gives all contacts new ids.
+FIELDS = (
+    "time_call_began",
+    "time_call_ended",
+    "counselors",
+    "transfer_timestamps",
+    "issues_discussed",
+    "call_rating",
+    "initial_risk_level",
+    "client_pronouns",
+    "client_name",
+    "client_location",
+)
+RECORD = f"STRUCT<{', '.join(f'{field}: STRING' for field in FIELDS)}>"
+
+ALL_CONTACTS = "all"
+NO_PRONOUNS = "Unknown"
+SHE_THEY = "She/They"
+
+
+# -- silver --
+
+
+def contacts(raw: DataFrame, timezone: str) -> DataFrame:
+    """One row per raw line, whatever it holds: what could be read of the contact, and helper columns for the rules.
+
+    `counselor_names` (trimmed) and `transferred_at` (NULL for a time that cannot be read) are in the sender's order,
+    and are empty or NULL where the sender gives none. Ratings and risks are kept outside 1..5, too. Times without an
+    offset are local to `timezone`.
+    """
+    read = _texts(raw).select(
+        *ENGINE_COLUMNS,
+        "_is_json",
+        "contact_id",
+        *FIELDS,
+        instant(F.col("time_call_began"), timezone).alias("started_at"),
+        instant(F.col("time_call_ended"), timezone).alias("ended_at"),
+        text_list(F.col("counselors")).alias("counselor_names"),
+        time_list(F.coalesce("transfer_timestamps", F.lit("[]")), timezone).alias("transferred_at"),
+        text_list(F.col("issues_discussed")).alias("issues"),
+        text_list(F.col("client_pronouns")).alias("pronouns"),
+        whole_number(F.col("call_rating")).alias("rating"),
+        whole_number(F.col("initial_risk_level")).alias("risk_level"),
+    )
+    return read.select(
+        *ENGINE_COLUMNS,
+        "contact_id",
+        "started_at",
+        "ended_at",
+        "counselor_names",
+        "transferred_at",
+        without_missing(F.col("issues")).alias("issues"),
+        without_missing(F.col("pronouns")).alias("pronouns"),
+        F.col("rating").alias("call_rating"),
+        F.col("risk_level").alias("initial_risk_level"),
+        "client_name",
+        "client_location",
+        "_is_json",
+        _is_readable("counselors", "counselor_names").alias("_has_readable_counselors"),
+        F.coalesce(has_missing(F.col("counselor_names")), F.lit(False)).alias("_has_nameless_counselor"),
+        (_is_readable("transfer_timestamps", "transferred_at") & ~_has_null("transferred_at")).alias(
+            "_has_readable_transfers"
+        ),
+        _is_readable("issues_discussed", "issues").alias("_has_readable_issues"),
+        _is_readable("client_pronouns", "pronouns").alias("_has_readable_pronouns"),
+        _is_readable("call_rating", "rating").alias("_has_readable_rating"),
+        _is_readable("initial_risk_level", "risk_level").alias("_has_readable_risk_level"),
+    )
+
+
+def counselors(contacts: DataFrame) -> DataFrame:
+    """One row per counselor named in any contact. Names that differ at all, also in case, are different people."""
+    named = contacts.select(F.explode("counselor_names").alias("counselor_name")).distinct()
+    return named.select(_counselor_id(F.col("counselor_name")).alias("counselor_id"), "counselor_name")
+
+
+def transfers(contacts: DataFrame) -> DataFrame:
+    """One row per transfer of a contact, numbered from 1: who received it, and when."""
+    received = contacts.select(
+        "contact_id", "counselor_names", F.posexplode("transferred_at").alias("position", "transferred_at")
+    )
+    receiver = F.get("counselor_names", F.col("position") + 1)
+    return received.select(
+        "contact_id",
+        (F.col("position") + 1).alias("transfer_number"),
+        _counselor_id(receiver).alias("counselor_id"),
+        "transferred_at",
+    )
+
+
+def assignments(contacts: DataFrame) -> DataFrame:
+    """One row per counselor who held a contact, numbered from 1 in order; from `started_at` until before `ended_at`.
+
+    One who gets a contact back has a row for each time. A contact's rows cover the call without gap or overlap.
+    """
+    held = contacts.select(
+        "contact_id",
+        "started_at",
+        "ended_at",
+        "transferred_at",
+        F.posexplode("counselor_names").alias("position", "counselor_name"),
+    )
+    taken_over_at = F.get("transferred_at", F.col("position") - 1)
+    handed_over_at = F.get("transferred_at", "position")
+    return held.select(
+        "contact_id",
+        (F.col("position") + 1).alias("assignment_number"),
+        _counselor_id(F.col("counselor_name")).alias("counselor_id"),
+        "counselor_name",
+        F.coalesce(taken_over_at, "started_at").alias("started_at"),
+        F.coalesce(handed_over_at, "ended_at").alias("ended_at"),
+    )
+
+
+# -- gold --
+
+
+def published_counselors(counselors: DataFrame) -> DataFrame:
+    """One row per counselor."""
+    return counselors.select("counselor_id", "counselor_name")
+
+
+def published_contacts(contacts: DataFrame) -> DataFrame:
+    """One row per contact, without the client's name and place."""
+    initial_counselor = F.get("counselor_names", F.lit(0))
+    return contacts.select(
+        "contact_id",
+        "started_at",
+        "ended_at",
+        _counselor_id(initial_counselor).alias("initial_counselor_id"),
+        initial_counselor.alias("initial_counselor_name"),
+        F.size("transferred_at").alias("transfer_count"),
+        "call_rating",
+        "initial_risk_level",
+        "pronouns",
+        "issues",
+    )
+
+
+def published_transfers(transfers: DataFrame) -> DataFrame:
+    """One row per transfer of a contact."""
+    return transfers.select("contact_id", "transfer_number", "counselor_id", "transferred_at")
+
+
+def counselor_daily_cases(assignments: DataFrame, contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
+    """One row per counselor and day: distinct cases taken that day and their mean risk (1..5) and rating (1..5).
+
+    Decision: a case that returns to the same counselor counts once, on the day of the first taking, even if it returns
+    after midnight. So a counselor's days add up to the distinct cases they had. To count it on each day it is taken,
+    group by the day as well in `_first_takings`.
+    The day is that of `timezone`, as the sender wrote it. Means are exact, rounded half up to two decimals, over the
+    cases that have a value (also one outside 1..5, which silver warns about); NULL if none has.
+    """
+    cases = _first_takings(assignments).join(
+        contacts.select("contact_id", "initial_risk_level", "call_rating"), "contact_id", "left"
+    )
+    day = F.to_date(F.from_utc_timestamp("taken_at", timezone))
+    return cases.groupBy("counselor_name", day.alias("day")).agg(
+        F.count("*").alias("number_of_cases"),
+        _mean("initial_risk_level").alias("average_risk_level"),
+        _mean("call_rating").alias("average_rating"),
+    )
+
+
+def concurrency(contacts: DataFrame, assignments: DataFrame) -> DataFrame:
+    """One row for the whole line (scope `all`) and one per counselor: the most cases open at once, and when first.
+
+    A case is open from its start until before its end, so one that ends as another begins is not concurrent with it,
+    and one that lasts no time is never open: a scope with nothing else has 0 and `reached_at` NULL. A counselor's cases
+    are their assignments, not whole calls. A counselor called `all` has the scope `all (counselor)`.
+    """
+    line = contacts.select(F.lit(ALL_CONTACTS).alias("scope"), "started_at", "ended_at")
+    each = assignments.select(_counselor_scope(F.col("counselor_name")).alias("scope"), "started_at", "ended_at")
+    most_open_first = F.min(F.struct((-F.col("open_count")).alias("minus_open"), "reached_at"))
+    peaks = _daily_peaks(_changes(line.unionByName(each))).groupBy("scope").agg(most_open_first.alias("first_peak"))
+    most_open = -F.col("first_peak.minus_open")
+    return peaks.select(
+        "scope",
+        most_open.alias("max_concurrent_cases"),
+        F.when(most_open > 0, F.col("first_peak.reached_at")).alias("reached_at"),
+        (most_open > 1).alias("handled_concurrent_cases"),
+    )
+
+
+def pronoun_risk(contacts: DataFrame) -> DataFrame:
+    """One row per exact set of pronouns, sorted and joined by ` + `: its contacts and their mean initial risk (1..5).
+
+    Decision: contacts without pronouns are `Unknown`. The row `She/They`, always there, has the contacts that use both
+    She/Her and They/Them, whatever else they use; they count in the row of their exact set, too. One who gives
+    `She/They` as one pronoun uses both. Means are exact, rounded half up to two decimals; NULL if no contact has a risk
+    level.
+    """
+    measures = (F.count("*").alias("contact_count"), _mean("initial_risk_level").alias("average_risk_level"))
+    exact_set = F.array_join(F.sort_array(F.array_distinct("pronouns")), " + ")
+    named = contacts.select(
+        F.coalesce(F.when(F.size("pronouns") > 0, exact_set), F.lit(NO_PRONOUNS)).alias("pronouns"),
+        F.coalesce(_uses("She/Her") & _uses("They/Them") | _uses(SHE_THEY), F.lit(False)).alias("uses_she_and_they"),
+        "initial_risk_level",
+    )
+    she_they = named.where("uses_she_and_they").agg(*measures)
+    exact_sets = named.where(F.col("pronouns") != SHE_THEY).groupBy("pronouns").agg(*measures)
+    return exact_sets.unionByName(she_they.select(F.lit(SHE_THEY).alias("pronouns"), *she_they.columns))
+
+
+# -- steps to silver --
+
+
+def _texts(raw: DataFrame) -> DataFrame:
+    """Each line's fields as trimmed text, NULL where missing; `contact_id` from the fields as they came.
+
+    Spark reads the first value of a text and ignores what follows. In brackets and followed by an empty object, a line
+    makes two elements only if it is one whole object.
+    """
+    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(", {}]"))
+    two = F.from_json(wrapped, f"ARRAY<{RECORD}>", {"allowSingleQuotes": "false"})
+    read = raw.select(*ENGINE_COLUMNS, two.alias("two"))
+    records = read.select(*ENGINE_COLUMNS, F.when(F.size("two") == 2, F.get("two", F.lit(0))).alias("record"))
+    return records.select(
+        *ENGINE_COLUMNS,
+        F.col("record").isNotNull().alias("_is_json"),
+        F.when(F.col("record").isNotNull(), _contact_id("record")).alias("contact_id"),
+        *[clean_text(_without_bare_nan(F.col(f"record.{field}"))).alias(field) for field in FIELDS],
+    )
+
+
+def _contact_id(record: str) -> Column:
+    """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text."""
+    values = [F.col(f"{record}.{field}") for field in FIELDS]
+    measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
+    return F.left(F.sha2(F.concat(*measured), 256), F.lit(32))
+
+
+def _counselor_id(name: Column) -> Column:
+    return F.left(F.sha2(name, 256), F.lit(32))
+
+
+def _without_bare_nan(text: Column) -> Column:
+    """NULL for a NaN that stood without quotes (Python writes that for a missing number): Spark adds quotes to it."""
+    return F.nullif(text, F.lit('"NaN"'))
+
+
+def _is_readable(field: str, column: str) -> Column:
+    return F.col(field).isNull() | F.col(column).isNotNull()
+
+
+def _has_null(array: str) -> Column:
+    return F.coalesce(F.exists(array, lambda value: value.isNull()), F.lit(False))
+
+
+# -- steps to gold --
+
+
+def _first_takings(assignments: DataFrame) -> DataFrame:
+    """One row per counselor and contact they ever had: when they first took it."""
+    return assignments.groupBy("counselor_name", "contact_id").agg(F.min("started_at").alias("taken_at"))
+
+
+def _mean(column: str) -> Column:
+    """The exact mean of an INT column, rounded half up; AVG would round twice."""
+    total, count = F.sum(column).cast("decimal(18,0)"), F.count(column).cast("decimal(18,0)")
+    return F.round(F.try_divide(total, count), 2).cast("decimal(12,2)")
+
+
+def _counselor_scope(name: Column) -> Column:
+    """A counselor's name, with a suffix where it is `all`, and one more where it is already that: no two are alike."""
+    suffix = " (counselor)"
+    clashes = name.rlike(rf"\A{ALL_CONTACTS}(?: \(counselor\))*\z")
+    return F.when(clashes, F.concat(name, F.lit(suffix))).when(~clashes, name)
+
+
+def _changes(intervals: DataFrame) -> DataFrame:
+    """One row per scope and instant at which something starts or ends: `change` in the number of open cases."""
+    starts = intervals.select("scope", F.col("started_at").alias("at"), F.lit(1).alias("change"))
+    ends = intervals.select("scope", F.col("ended_at").alias("at"), F.lit(-1).alias("change"))
+    return starts.unionByName(ends).groupBy("scope", "at").agg(F.sum("change").alias("change"))
+
+
+def _daily_peaks(changes: DataFrame) -> DataFrame:
+    """One row per scope and day with a change: the most cases open after one, `open_count`, and when first.
+
+    In two steps, so that no partition holds more than a day's instants or a scope's days: the running sum within each
+    day, and what was open when the day began.
+    """
+    within_day = Window.partitionBy("scope", "day").orderBy(F.col("at").asc_nulls_last())
+    earlier_days = Window.partitionBy("scope").orderBy(F.col("day").asc_nulls_last())
+    running = changes.withColumn("day", F.to_date("at")).select(
+        "scope", "day", "at", "change", F.sum("change").over(within_day).alias("opened")
+    )
+    days = running.groupBy("scope", "day").agg(
+        F.sum("change").alias("net"),
+        F.min(F.struct((-F.col("opened")).alias("minus_opened"), "at")).alias("first_peak"),
+    )
+    open_before = F.coalesce(F.sum("net").over(earlier_days.rowsBetween(Window.unboundedPreceding, -1)), F.lit(0))
+    return days.select(
+        "scope",
+        (open_before - F.col("first_peak.minus_opened")).alias("open_count"),
+        F.col("first_peak.at").alias("reached_at"),
+    )
+
+
+def _uses(pronoun: str) -> Column:
+    return F.array_contains("pronouns", pronoun)
