@@ -1,6 +1,10 @@
 """Bronze: each raw file's rows as they came, exactly once. `spark-submit jobs/bronze.py --source S`."""
 
+import glob
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -9,6 +13,8 @@ from pyspark.sql import functions as F
 
 from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.context import Run
+from jobs.engine.csv_files import inspect, read_csv
+from jobs.engine.errors import ConfigurationError
 from jobs.engine.landing import content_hashes, list_files
 from jobs.engine.readers import failed_file, read_lines
 from jobs.engine.sources import Source
@@ -36,10 +42,9 @@ def refine(run: Run, source: Source) -> BronzeReport:
     history = run.ledger.history(source.name)
     if history.newest_batch:
         _load(run, source, history.newest_batch, report)
-    listing = list_files(run.spark, run.settings.landing, source.landing)
-    events = plan(
-        run.ledger.history(source.name), listing, lambda paths: content_hashes(run.spark, run.settings.landing, paths)
-    )
+    root, pattern = _landing(run, source)
+    listing = list_files(run.spark, root, pattern)
+    events = plan(run.ledger.history(source.name), listing, lambda paths: content_hashes(run.spark, root, paths))
     if events:
         run.ledger.record_plan(source.name, events)
         report.events += [event for event in events if event.status != "loaded"]
@@ -62,34 +67,61 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
 
 def _append(run: Run, source: Source, batch_id: int, files: list[FileEvent], report: BronzeReport) -> list[FileEvent]:
     """Appends the files' rows; sets aside those that cannot be read, and returns the others."""
-    landing, table = run.settings.landing, bronze_table(source)
-    listed = list_files(run.spark, landing, source.landing)
-    gone = vanished_or_changed(files, listed)
-    files = _without(run, source, files, gone, "the file was changed or taken away before it was read", report)
+    root, pattern = _landing(run, source)
+
+    def without_changed(files: list[FileEvent], reason: str) -> list[FileEvent]:
+        changed = vanished_or_changed(files, list_files(run.spark, root, pattern))
+        return _without(run, source, files, {event.source_file: reason for event in changed}, report)
+
+    files = without_changed(files, "the file was changed or taken away before it was read")
     while files:
+        paths = [file.source_file for file in files]
         try:
-            rows = read_lines(run.spark, landing, [file.source_file for file in files])
-            run.lake.append_once(_stamped(run, rows, batch_id), table, f"bronze:{source.name}", batch_id)
+            rows, unfit = _read(run, source, root, paths)
+            files = _without(run, source, files, unfit, report)
+            if rows is not None:
+                stamped = _stamped(run, rows, batch_id)
+                run.lake.append_once(stamped, bronze_table(source), f"bronze:{source.name}", batch_id)
             break
         except (PySparkException, Py4JJavaError) as error:
-            broken = failed_file(error, [file.source_file for file in files])
+            broken = failed_file(error, paths)
             if broken is None:
                 raise
-            found = [file for file in files if file.source_file == broken[0]]
-            files = _without(run, source, files, found, f"the file could not be read: {broken[1]}", report)
-    listed = list_files(run.spark, landing, source.landing)
-    changed = vanished_or_changed(files, listed)
-    return _without(run, source, files, changed, "the file was changed while it was read", report)
+            files = _without(run, source, files, {broken[0]: f"the file could not be read: {broken[1]}"}, report)
+    return without_changed(files, "the file was changed while it was read")
+
+
+def _landing(run: Run, source: Source) -> tuple[str, str]:
+    """Where the source's files lie, and which they are; one file of its own if its variable names one."""
+    named = os.environ.get(source.one_file) if source.one_file else None
+    if not named:
+        return run.settings.landing, source.landing
+    file = Path(named).resolve()
+    if not file.is_file():
+        raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
+    return str(file.parent), glob.escape(file.name)
+
+
+def _read(run: Run, source: Source, root: str, paths: list[str]) -> tuple[DataFrame | None, dict[str, str]]:
+    """The rows of the files that suit the source's format, if there are any, and why the other files do not."""
+    if source.format == "lines":
+        return read_lines(run.spark, root, paths), {}
+    forms, unfit = inspect(run.spark, root, paths, source.columns, source.required_columns)
+    return (read_csv(run.spark, root, forms, source.columns) if forms else None), unfit
 
 
 def _without(
-    run: Run, source: Source, files: list[FileEvent], rejected: list[FileEvent], reason: str, report: BronzeReport
+    run: Run, source: Source, files: list[FileEvent], reasons: Mapping[str, str], report: BronzeReport
 ) -> list[FileEvent]:
-    """`files` less the rejected ones, which the ledger records with the reason."""
-    events = [replace(event, status="rejected", reason=reason) for event in rejected]
+    """`files` less those that `reasons` names; the ledger records these with the reason."""
+    events = [
+        replace(event, status="rejected", reason=reasons[event.source_file])
+        for event in files
+        if event.source_file in reasons
+    ]
     run.ledger.record_rejections(source.name, events)
     report.events += events
-    return [file for file in files if file not in rejected]
+    return [file for file in files if file.source_file not in reasons]
 
 
 def _stamped(run: Run, rows: DataFrame, batch_id: int) -> DataFrame:
@@ -105,31 +137,35 @@ def _stamped(run: Run, rows: DataFrame, batch_id: int) -> DataFrame:
 
 
 def _accounts(run: Run, source: Source, history: History, batch_id: int) -> DataFrame:
-    """One row per file of the batch. A content that was read before counts as deduplicated, row by row."""
+    """One row per file of the batch. A content that was read before counts as deduplicated, row by row.
+
+    A file that was set aside has a row only if its rows were written before that.
+    """
     origin = {event.content_hash: event for event in history.loaded()}
-    files = [event for event in history.batch(batch_id) if event.status != "rejected"]
-    deliveries = [
-        (event.source_file, event.status, origin[event.content_hash].batch_id, origin[event.content_hash].source_file)
-        for event in files
-    ]
+    deliveries = []
+    for event in history.batch(batch_id):
+        read_as = origin[event.content_hash] if event.status == "known" else event
+        deliveries.append((event.source_file, event.status, read_as.batch_id, read_as.source_file))
     schema = "source_file STRING, status STRING, _batch_id BIGINT, _source_file STRING"
     delivered = run.spark.createDataFrame(deliveries, schema)
     batches = sorted({delivery[2] for delivery in deliveries})
-    if batches:
+    if run.lake.exists(bronze_table(source)):
         rows = run.lake.read(bronze_table(source)).where(F.col("_batch_id").isin(batches))
         counts = rows.groupBy("_batch_id", "_source_file").agg(F.count("*").alias("n"))
     else:
         counts = run.spark.createDataFrame([], "_batch_id BIGINT, _source_file STRING, n BIGINT")
     n, zero = F.coalesce("n", F.lit(0)), F.lit(0).cast("bigint")
-    return delivered.join(counts, ["_batch_id", "_source_file"], "left").select(
+    is_known = F.col("status") == "known"
+    counted = delivered.join(counts, ["_batch_id", "_source_file"], "left")
+    return counted.where("status != 'rejected' or n > 0").select(
         F.lit(source.name).alias("source"),
         F.lit("bronze").alias("layer"),
         F.lit(source.name).alias("table_name"),
         "source_file",
         n.alias("rows_read"),
-        F.when(F.col("status") == "loaded", n).when(F.col("status") == "known", zero).alias("rows_written"),
+        F.when(is_known, zero).when(~is_known, n).alias("rows_written"),
         zero.alias("rows_quarantined"),
-        F.when(F.col("status") == "known", n).when(F.col("status") == "loaded", zero).alias("rows_deduplicated"),
+        F.when(is_known, n).when(~is_known, zero).alias("rows_deduplicated"),
         zero.alias("rows_superseded"),
         F.lit(batch_id).cast("bigint").alias("batch_id"),
     )

@@ -158,6 +158,13 @@ def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoRe
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        # Its text may quote raw values, so it is not shown unless asked for.
+        if "--verbose" in given or "-v" in given:
+            raise
+        print(f"error: {type(error).__name__}: this is a fault of Assay or of its surroundings", file=sys.stderr)
+        print("       nothing was published; run again with --verbose to see all of it", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)
 
 

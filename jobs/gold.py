@@ -10,9 +10,10 @@ from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from jobs.engine.context import Run
+from jobs.engine.errors import AssayError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Source, Transform, input_names
-from jobs.silver import call, silver_table
+from jobs.silver import call, quarantine_table, silver_table
 
 
 @dataclass
@@ -30,16 +31,36 @@ def gold_table(source: Source, table: str) -> str:
 def refine_derived_silver(run: Run, source: Source) -> GoldReport:
     """Brings the silver tables that are derived from the parsed one up to date."""
     made = {table: silver_table(source, table) for table in source.derived_tables}
-    readable = {table: silver_table(source, table) for table in source.tables}
-    return _refresh(run, source, {made[t]: source.silver_transform(t) for t in made}, readable)
+    return _refresh(run, source, {made[t]: source.silver_transform(t) for t in made}, _silver(source))
 
 
 def refine(run: Run, source: Source) -> GoldReport:
     """Brings the source's gold tables up to date."""
-    readable = {table: gold_table(source, table) for table in source.publish}
-    readable |= {table: silver_table(source, table) for table in source.tables}
+    readable = {table: gold_table(source, table) for table in source.publish} | _silver(source)
     made = {gold_table(source, table): source.gold_transform(table) for table in source.publish}
-    return _refresh(run, source, made, readable)
+    report = _refresh(run, source, made, readable)
+    if report.refreshed:
+        _check(run, source)
+    return report
+
+
+def _silver(source: Source) -> dict[str, str]:
+    """What a transform may name of silver: its tables, and `quarantined`, the rows held back."""
+    return {table: silver_table(source, table) for table in source.tables} | {"quarantined": quarantine_table(source)}
+
+
+def _check(run: Run, source: Source) -> None:
+    """Raises AssayError for the first check of the source that finds a contradiction between its tables."""
+    readable = _silver(source) | {table: gold_table(source, table) for table in source.publish}
+    for check in source.checks:
+        function = source.check_transform(check)
+        tables = {name: run.lake.read(readable[name]) for name in input_names(function) if name in readable}
+        found = call(function, tables, source).count()
+        if found:
+            raise AssayError(
+                f"{source.name}, check {check.name}: {found:,} contradictions ({check.reason})",
+                f"nothing was published; transforms/{source.name}.py, {check.transform}, shows them",
+            )
 
 
 def _refresh(run: Run, source: Source, made: Mapping[str, Transform], readable: Mapping[str, str]) -> GoldReport:

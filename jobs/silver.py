@@ -1,13 +1,12 @@
 """Silver: bronze rows parsed, checked by the rules and free of duplicates. `spark-submit jobs/silver.py --source S`.
 
-Only batches that silver has not seen are read, unless a file replaced in place took rows out that it has: then the
-source's silver is built anew from all live bronze rows.
+Only batches that silver has not seen are read, unless a file replaced in place took rows out that it has, or the table
+is declared to be always rebuilt: then it is made anew from all live bronze rows.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -16,10 +15,12 @@ from jobs.engine import rules as gate
 from jobs.engine.batches import History
 from jobs.engine.context import Run
 from jobs.engine.readers import BRONZE_OF_LINES
-from jobs.engine.sources import Source, Transform, input_names
+from jobs.engine.sources import SilverTable, Source, Transform, input_names
 
 LINEAGE = ("_source_file", "_batch_id")
-_QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_raw", "_rescued")
+_QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
+_IS_VALID = "size(_violations) = 0"
+_IS_BAD = "size(_violations) > 0"
 
 
 @dataclass
@@ -54,7 +55,10 @@ def quarantine_table(source: Source) -> str:
 
 def check(run: Run, source: Source) -> None:
     """Raises ConfigurationError if a rule cannot be evaluated; reads no data."""
-    no_rows = run.spark.createDataFrame([], BRONZE_OF_LINES)
+    raw = (
+        [] if source.format == "lines" else ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in source.columns]]
+    )
+    no_rows = run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *raw]))
     table = source.parsed_table
     gate.check_expressions(source.name, table, _parsed(source, no_rows), source.tables[table].rules)
 
@@ -66,49 +70,65 @@ def refine(run: Run, source: Source) -> SilverReport | None:
         return None
     table, declared = source.parsed_table, source.tables[source.parsed_table]
     target, writer = silver_table(source, table), f"silver:{source.name}"
-    bronze = run.lake.read(bronze_table(source)).where(F.col("_batch_id") > scope.after)
-    bronze = bronze.where(F.col("_batch_id") <= scope.through)
-    evaluated = gate.evaluate(_parsed(source, _live(bronze, scope)), declared.rules).persist(
-        StorageLevel.MEMORY_AND_DISK
-    )
-    try:
+    number = F.col("_batch_id")
+    bronze = run.lake.read(bronze_table(source)).where((number > scope.after) & (number <= scope.through))
+    parsed = _parsed(source, _live(bronze, scope))
+    with run.lake.staged(gate.evaluate(parsed, declared.rules), source.name) as evaluated:
         results = gate.count_violations(evaluated, declared.rules)
         gate.enforce(target.replace("/", "."), results)
-        is_valid = F.size(gate.VIOLATIONS) == 0
-        valid, held_back = evaluated.where(is_valid), evaluated.where(~is_valid)
+        valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
         known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
-        duplicates = _duplicates(valid, declared.key, known).persist(StorageLevel.MEMORY_AND_DISK)
-        accounts = _accounts(source, bronze, evaluated, duplicates, scope).persist(StorageLevel.MEMORY_AND_DISK)
+        duplicates = _duplicates(valid, declared.key, known).persist()
+        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source)).persist()
+        accounts = _accounts(source, bronze, evaluated, ranked, scope).persist()
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect.
         write = run.lake.overwrite_once if scope.rebuild else run.lake.append_once
-        quarantine, already = quarantine_table(source), run.lake.written_through(quarantine_table(source), writer)
-        fresh = held_back if scope.rebuild else held_back.where(F.col("_batch_id") > already)
-        reasons = gate.reasons(declared.rules).alias("reasons")
-        write(
-            fresh.select(*_QUARANTINED, reasons, F.lit(run.run_id).alias("_run_id")), quarantine, writer, scope.through
-        )
-
-        accounted = 0 if scope.rebuild else run.ledger.accounted_through(writer)
-        run.ledger.record_accounts(accounts.where(F.col("batch_id") > accounted), writer, scope.through)
-
-        write(_without_duplicates(valid, duplicates, declared.key), target, writer, scope.through)
-        return _report(accounts, results)
-    finally:
-        evaluated.unpersist()
+        already = 0 if scope.rebuild else run.lake.written_through(quarantine_table(source), writer)
+        quarantined = _quarantined(held_back.where(number > already), declared)
+        write(quarantined, quarantine_table(source), writer, scope.through)
+        run.ledger.record_accounts(_news(run, accounts, scope, writer), writer, scope.through)
+        write(_without_duplicates(valid, duplicates, ranked, declared.key), target, writer, scope.through)
+        report = _report(accounts, results)
+        for frame in (accounts, ranked, duplicates):
+            frame.unpersist()
+        return report
 
 
 def _scope(run: Run, source: Source, history: History) -> _Scope | None:
     """What silver has to read; None if nothing."""
     if not run.lake.exists(bronze_table(source)):
         return None
+    declared = source.tables[source.parsed_table]
     done = run.lake.written_through(silver_table(source, source.parsed_table), f"silver:{source.name}")
-    rebuild = history.changes_what_was_read(done)
-    after = 0 if rebuild else done
-    if not rebuild and not history.loaded(after):
+    is_outdated = history.changes_what_was_read(done)
+    # Where the newest file wins, an old content that is delivered again may win anew.
+    news = history.accepted(done) if declared.keep == "newest" else history.loaded(done)
+    if not news and not is_outdated:
         return None
+    rebuild = declared.is_always_rebuilt or is_outdated
+    after = 0 if rebuild else done
     return _Scope(after, history.newest_batch, rebuild, frozenset(history.dead(after)))
+
+
+def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
+    """One row per row held back: as it came, with all reasons."""
+    raw = [name for name in held_back.columns if name.startswith("_raw")]
+    return held_back.select(*_QUARANTINED, *raw, gate.reasons(declared.rules).alias("reasons"))
+
+
+def _news(run: Run, accounts: DataFrame, scope: _Scope, writer: str) -> DataFrame:
+    """The accounts that are not recorded yet, or have changed by a rebuild."""
+    if not scope.rebuild:
+        return accounts.where(F.col("batch_id") > run.ledger.accounted_through(writer))
+    return accounts.join(run.ledger.accounts(), accounts.columns, "left_anti")
+
+
+def _deliveries(run: Run, source: Source) -> DataFrame:
+    """One row per delivery in bronze: when its content was last delivered, as (modification time, batch)."""
+    rows = [(*delivery, *last) for delivery, last in run.ledger.history(source.name).last_delivered().items()]
+    return run.spark.createDataFrame(rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 
 
 def _parsed(source: Source, bronze: DataFrame) -> DataFrame:
@@ -141,55 +161,60 @@ def _duplicates(valid: DataFrame, key: list[str], known: DataFrame | None) -> Da
     return repeated.unionByName(there).groupBy(*key).agg(F.max("_is_known").alias("_is_known"))
 
 
-def _ranked(valid: DataFrame, duplicates: DataFrame, key: list[str]) -> DataFrame:
-    """The rows whose key is among `duplicates`, with `_keep`: of a new key, the earliest delivery's row stays."""
-    order = Window.partitionBy(*key).orderBy(
-        *[F.col(name).asc_nulls_last() for name in (*reversed(LINEAGE), "_row_hash")]
-    )
-    keep = (F.row_number().over(order) == 1) & ~F.col("_is_known")
-    return valid.join(duplicates, key, "inner").withColumn("_keep", keep)
+def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deliveries: DataFrame) -> DataFrame:
+    """The rows whose key is among `duplicates`, with `_keep`: whether the row stays.
+
+    None does whose key is known already. Of a new key it is the earliest delivery's, or that of the newest file.
+    """
+    rows = valid.join(duplicates, declared.key, "inner")
+    if declared.keep == "newest":
+        rows = rows.join(F.broadcast(deliveries), list(LINEAGE), "left")
+        best_first = [
+            F.col(name).desc_nulls_last() for name in ("_time", "_delivery", "_source_file", *declared.order_by)
+        ]
+    else:
+        best_first = [F.col(name).asc_nulls_last() for name in ("_batch_id", "_source_file")]
+    order = Window.partitionBy(*declared.key).orderBy(*best_first, F.col("_row_hash").asc_nulls_last())
+    return rows.withColumn("_keep", (F.row_number().over(order) == 1) & ~F.col("_is_known"))
 
 
-def _without_duplicates(valid: DataFrame, duplicates: DataFrame, key: list[str]) -> DataFrame:
+def _without_duplicates(valid: DataFrame, duplicates: DataFrame, ranked: DataFrame, key: list[str]) -> DataFrame:
     """One row per key, with the silver table's columns and the lineage."""
     single = valid.join(duplicates, key, "left_anti")
-    kept = _ranked(valid, duplicates, key).where("_keep").select(*single.columns)
+    kept = ranked.where("_keep").select(*single.columns)
     return single.unionByName(kept).select(*LINEAGE, *[name for name in single.columns if not name.startswith("_")])
 
 
-def _accounts(
-    source: Source, bronze: DataFrame, evaluated: DataFrame, duplicates: DataFrame, scope: _Scope
-) -> DataFrame:
+def _accounts(source: Source, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: _Scope) -> DataFrame:
     """One row per batch and file: what became of each bronze row.
 
     Read, checked and dropped rows are counted apart: a transform that loses or multiplies rows does not balance.
     """
-    key = source.tables[source.parsed_table].key
-    is_valid = F.size(gate.VIOLATIONS) == 0
-    dropped = _ranked(evaluated.where(is_valid), duplicates, key).where(~F.col("_keep"))
     dead = _dead(bronze, scope).select(*LINEAGE, F.lit(True).alias("is_dead"))
     counted = (
-        _counts(bronze.join(F.broadcast(dead), list(LINEAGE), "left"), read="true", superseded="is_dead")
-        .unionByName(_counts(evaluated, valid="size(_violations) = 0", quarantined="size(_violations) > 0"), True)
-        .unionByName(_counts(dropped, deduplicated="true"), True)
+        _counts(bronze.join(F.broadcast(dead), list(LINEAGE), "left"), read="true", dead="is_dead")
+        .unionByName(_counts(evaluated, valid=_IS_VALID, quarantined=_IS_BAD), True)
+        .unionByName(_counts(ranked, dropped="not _keep"), True)
         .groupBy(*LINEAGE)
-        .agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _FATES])
+        .agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _COUNTED])
     )
+    is_superseding = source.tables[source.parsed_table].keep == "newest"
+    superseded, deduplicated = ("dead + dropped", "0L") if is_superseding else ("dead", "dropped")
     return counted.select(
         F.lit(source.name).alias("source"),
         F.lit("silver").alias("layer"),
         F.lit(source.parsed_table).alias("table_name"),
         F.col("_source_file").alias("source_file"),
         F.col("read").alias("rows_read"),
-        F.expr("valid - deduplicated").alias("rows_written"),
+        F.expr("valid - dropped").alias("rows_written"),
         F.col("quarantined").alias("rows_quarantined"),
-        F.col("deduplicated").alias("rows_deduplicated"),
-        F.col("superseded").alias("rows_superseded"),
+        F.expr(deduplicated).alias("rows_deduplicated"),
+        F.expr(superseded).alias("rows_superseded"),
         F.col("_batch_id").alias("batch_id"),
     )
 
 
-_FATES = ("read", "superseded", "valid", "quarantined", "deduplicated")
+_COUNTED = ("read", "dead", "valid", "quarantined", "dropped")
 
 
 def _counts(rows: DataFrame, **conditions: str) -> DataFrame:

@@ -1,4 +1,4 @@
-"""docker-compose.yml, checked without a Docker engine; tests/test_cluster_scripts.py runs the scripts that it calls."""
+"""docker-compose.yml, checked without a Docker engine; tests/test_cluster.py runs the scripts that it calls."""
 
 import os
 import re

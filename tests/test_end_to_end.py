@@ -45,7 +45,7 @@ def lines(*minutes: int) -> str:
 
 
 def account(lab: Lab, layer: str) -> dict[str, tuple[int, ...]]:
-    """The newest account of each file: read, written, quarantined, deduplicated, superseded, summed over its batches."""
+    """Each file's newest account: read, written, quarantined, deduplicated, superseded, summed over its batches."""
     rows = lab.query(
         "SELECT source_file, sum(rows_read), sum(rows_written), sum(rows_quarantined), sum(rows_deduplicated), "
         "sum(rows_superseded) FROM (SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file) * "
@@ -154,7 +154,8 @@ def test_crlf_byte_order_mark_and_bytes_that_are_not_utf8(lab: Lab) -> None:
     lab.run("contacts")
     assert contacts_in(lab) == 2
     row = lab.table("quarantine/contacts/contacts").collect()[0]
-    assert row._rescued and "�" in row._raw
+    assert row._rescued is not None
+    assert "�" in row._raw
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from transforms.shared.python_lists import text_list, time_list
-from transforms.shared.text import clean_text, has_missing, whole_number, without_missing
+from transforms.shared.text import has_missing, known, trimmed, whole_number, without_missing
 from transforms.shared.times import instant
 
 ENGINE_COLUMNS = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_raw", "_rescued")
@@ -162,17 +162,14 @@ def published_transfers(transfers: DataFrame) -> DataFrame:
 def counselor_daily_cases(assignments: DataFrame, contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
     """One row per counselor and day: distinct cases taken that day and their mean risk (1..5) and rating (1..5).
 
-    Decision: a case that returns to the same counselor counts once, on the day of the first taking, even if it returns
-    after midnight. So a counselor's days add up to the distinct cases they had. To count it on each day it is taken,
-    group by the day as well in `_first_takings`.
-    The day is that of `timezone`, as the sender wrote it. Means are exact, rounded half up to two decimals, over the
-    cases that have a value (also one outside 1..5, which silver warns about); NULL if none has.
+    Decision: a case that returns to the same counselor on the same day counts once; one that returns after midnight is
+    also a case of that day. The day is that of `timezone`, as the sender wrote it. Means are exact, rounded half up to
+    two decimals, over the cases that have a value (also one outside 1..5, which silver warns about); NULL if none has.
     """
-    cases = _first_takings(assignments).join(
-        contacts.select("contact_id", "initial_risk_level", "call_rating"), "contact_id", "left"
-    )
-    day = F.to_date(F.from_utc_timestamp("taken_at", timezone))
-    return cases.groupBy("counselor_name", day.alias("day")).agg(
+    day = F.to_date(F.from_utc_timestamp("started_at", timezone)).alias("day")
+    taken = assignments.select("counselor_name", day, "contact_id").distinct()
+    cases = taken.join(contacts.select("contact_id", "initial_risk_level", "call_rating"), "contact_id", "left")
+    return cases.groupBy("counselor_name", "day").agg(
         F.count("*").alias("number_of_cases"),
         _mean("initial_risk_level").alias("average_risk_level"),
         _mean("call_rating").alias("average_rating"),
@@ -232,11 +229,17 @@ def _texts(raw: DataFrame) -> DataFrame:
     two = F.from_json(wrapped, f"ARRAY<{RECORD}>", {"allowSingleQuotes": "false"})
     read = raw.select(*ENGINE_COLUMNS, two.alias("two"))
     records = read.select(*ENGINE_COLUMNS, F.when(F.size("two") == 2, F.get("two", F.lit(0))).alias("record"))
-    return records.select(
+    bare = records.select(
         *ENGINE_COLUMNS,
         F.col("record").isNotNull().alias("_is_json"),
         F.when(F.col("record").isNotNull(), _contact_id("record")).alias("contact_id"),
-        *[clean_text(_without_bare_nan(F.col(f"record.{field}"))).alias(field) for field in FIELDS],
+        *[trimmed(F.col(f"record.{field}")).alias(field) for field in FIELDS],
+    )
+    return bare.select(
+        *ENGINE_COLUMNS,
+        "_is_json",
+        "contact_id",
+        *[_without_bare_nan(known(F.col(field))).alias(field) for field in FIELDS],
     )
 
 
@@ -265,11 +268,6 @@ def _has_null(array: str) -> Column:
 
 
 # -- steps to gold --
-
-
-def _first_takings(assignments: DataFrame) -> DataFrame:
-    """One row per counselor and contact they ever had: when they first took it."""
-    return assignments.groupBy("counselor_name", "contact_id").agg(F.min("started_at").alias("taken_at"))
 
 
 def _mean(column: str) -> Column:

@@ -58,6 +58,19 @@ class History:
         last = self.newest_batch if through is None else through
         return [e for e in self._decided.values() if e.status == "loaded" and after < e.batch_id <= last]
 
+    def accepted(self, after: int = 0) -> list[FileEvent]:
+        """The files delivered in batches after `after`, read or known, that were not set aside."""
+        return [e for e in self._decided.values() if e.status != "rejected" and e.batch_id > after]
+
+    def last_delivered(self) -> dict[Delivery, tuple[int, int]]:
+        """For each live delivery: (modification time, batch) of the newest file with its content."""
+        newest: dict[str | None, tuple[int, int]] = {}
+        for event in self.newest_versions(accepted=True).values():
+            delivered = (event.modified_at, event.batch_id)
+            newest[event.content_hash] = max(delivered, newest.get(event.content_hash, delivered))
+        loaded = {(e.batch_id, e.source_file): e.content_hash for e in self.loaded()}
+        return {delivery: newest[content] for delivery, content in loaded.items() if content in newest}
+
     def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
         """The newest event of each path; with `accepted`, the newest that was not set aside."""
         last = self.newest_batch if through is None else through

@@ -1,10 +1,13 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine.errors import AssayError
+from jobs.engine.landing import hadoop_configuration, hadoop_path
 
 
 class Lakehouse:
@@ -51,6 +54,21 @@ class Lakehouse:
         version = self.version(table)
         assert version is not None
         return version
+
+    @contextmanager
+    def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
+        """`frame` computed once and read back from a scratch folder, which is removed in the end.
+
+        For a frame that is used several times. Unlike cached rows these need no memory, and a later step reads only the
+        columns it names and need not plan the whole computation again.
+        """
+        path = self.path(f"ops/scratch/{name}")
+        frame.write.mode("overwrite").option("compression", "lz4").parquet(path)
+        try:
+            yield self.spark.read.schema(frame.schema).parquet(path)
+        finally:
+            scratch = hadoop_path(self.spark, path)
+            scratch.getFileSystem(hadoop_configuration(self.spark)).delete(scratch, True)
 
     def _write_once(self, frame: DataFrame, table: str, writer: str, number: int, *, mode: str) -> bool:
         if self.written_through(table, writer) >= number:

@@ -212,9 +212,10 @@ def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publicatio
 
 def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Creates the live table, or brings columns, indexes and comments up to date. Never drops anything."""
-    keys = sql.SQL(", ").join(map(sql.Identifier, item.table.primary_key))
+    keys = sql.SQL(", ").join(map(sql.Identifier, item.table.key))
+    kind = sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT")
     connection.execute(
-        sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, PRIMARY KEY ({}))").format(item.live, item.staging, keys)
+        sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))").format(item.live, item.staging, kind, keys)
     )
     found = dict(
         connection.execute(
@@ -263,9 +264,7 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
 def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Takes out the rows that are gone or differ and puts in the new ones: only what changed costs."""
     columns = list(item.columns)
-    same_key = sql.SQL(" AND ").join(
-        sql.SQL("l.{0} = s.{0}").format(sql.Identifier(name)) for name in item.table.primary_key
-    )
+    same_key = _same_key(item.table)
     row = {
         side: sql.SQL("ROW({})").format(
             sql.SQL(", ").join(sql.SQL(f"{side}.{{}}").format(sql.Identifier(c)) for c in columns)
@@ -292,9 +291,18 @@ def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
     if rows[0] != item.state.row_count:
         raise AssayError(
             f"{item.full_name}: {item.state.row_count:,} rows in gold, {rows[0]:,} in Postgres; nothing was published",
-            f"two rows may share the key ({', '.join(item.table.primary_key)}), or the load was repeated; run again",
+            f"two rows may share the key ({', '.join(item.table.key)}), or the load was repeated; run again",
         )
     connection.execute(sql.SQL("ANALYZE {live}").format(**parts))
+
+
+def _same_key(table: PublishedTable) -> sql.Composable:
+    """Whether l and s have the same key; as text where a part may be NULL, as IS NOT DISTINCT FROM has no hash."""
+    if table.primary_key:
+        equal = [sql.SQL("l.{0} = s.{0}").format(sql.Identifier(name)) for name in table.primary_key]
+        return sql.SQL(" AND ").join(equal)
+    sides = [sql.SQL(", ").join(sql.Identifier(side, name) for name in table.unique_key) for side in "ls"]
+    return sql.SQL("ROW({})::text = ROW({})::text").format(*sides)
 
 
 def _ensure_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> None:

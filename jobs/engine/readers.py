@@ -25,7 +25,7 @@ def read_lines(spark: SparkSession, root: str, paths: list[str]) -> DataFrame:
     value = F.regexp_replace("value", "^\ufeff", "")
     lines = spark.read.text([f"{root.rstrip('/')}/{path}" for path in paths]).select(
         F.make_valid_utf8(value).alias("_raw"),
-        _source_file(spark, root).alias("_source_file"),
+        source_file(spark, root).alias("_source_file"),
         F.when(~F.is_valid_utf8("value"), F.base64(F.col("value").cast("binary"))).alias("_rescued"),
     )
     return lines.withColumn("_row_hash", F.substring(F.sha2("_raw", 256), 1, 32))
@@ -43,7 +43,7 @@ def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | Non
     )
 
 
-def _source_file(spark: SparkSession, root: str) -> Column:
+def source_file(spark: SparkSession, root: str) -> Column:
     """The path of a row's file below the landing root. Spark reports it as a URI, with characters escaped."""
     base = hadoop_path(spark, root)
     prefix = str(base.getFileSystem(hadoop_configuration(spark)).makeQualified(base).toUri().getRawPath())

@@ -45,11 +45,23 @@ class Rule(_Strict):
 
 
 class SilverTable(_Strict):
-    """A cleaned table. The first of a source is parsed from bronze; the others are derived from it."""
+    """A cleaned table. The first of a source is parsed from bronze; the others are derived from it.
+
+    Of rows with one key, `keep` says which stays: that of the earliest delivery, or that of the newest file, and within
+    a file the one with the greatest `order_by`. With `rebuild: always` the table is made anew from all live bronze rows
+    whenever some are new, for its rows depend on each other; `keep: newest` implies that.
+    """
 
     key: list[Name] = Field(min_length=1)
     transform: Name | None = None
     rules: list[Rule] = []
+    keep: Literal["earliest", "newest"] = "earliest"
+    order_by: list[Name] = []
+    rebuild: Literal["when_replaced", "always"] = "when_replaced"
+
+    @property
+    def is_always_rebuilt(self) -> bool:
+        return self.rebuild == "always" or self.keep == "newest"
 
     @model_validator(mode="after")
     def _rule_names_are_unique(self) -> "SilverTable":
@@ -61,10 +73,14 @@ class SilverTable(_Strict):
 
 
 class PublishedTable(_Strict):
-    """A gold table, and how Postgres holds it. `columns` maps each column to its comment, in the table's order."""
+    """A gold table, and how Postgres holds it. `columns` maps each column to its comment, in the table's order.
+
+    `unique_key` stands in for `primary_key` where a key column may be NULL.
+    """
 
     schema_: Literal["gold", "restricted"] = Field("gold", alias="schema")
-    primary_key: list[Name] = Field(min_length=1)
+    primary_key: list[Name] = []
+    unique_key: list[Name] = []
     description: str = Field(min_length=1)
     columns: dict[Name, str] = Field(min_length=1)
     types: dict[Name, str] = {}
@@ -73,10 +89,24 @@ class PublishedTable(_Strict):
 
     @model_validator(mode="after")
     def _columns_exist(self) -> "PublishedTable":
-        named = {*self.primary_key, *self.types, *(column for index in self.indexes for column in index)}
+        if bool(self.primary_key) == bool(self.unique_key):
+            raise ValueError("expected either primary_key or, where a key column may be NULL, unique_key")
+        named = {*self.key, *self.types, *(column for index in self.indexes for column in index)}
         if unknown := sorted(named - self.columns.keys()):
             raise ValueError(f"{unknown[0]!r} is not among its columns ({', '.join(self.columns)})")
         return self
+
+    @property
+    def key(self) -> list[str]:
+        return self.primary_key or self.unique_key
+
+
+class Check(_Strict):
+    """A transform over silver and gold tables that returns one row per contradiction; any row fails the run."""
+
+    name: Name
+    transform: Name
+    reason: str = Field(min_length=1)
 
 
 class Export(_Strict):
@@ -92,11 +122,24 @@ class Source(_Strict):
 
     name: Name
     landing: str
-    format: Literal["lines"]
+    format: Literal["lines", "csv"]
+    columns: list[Name] = []
+    required_columns: list[Name] = []
+    one_file: str | None = Field(None, description="environment variable that names one file to read instead")
     timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     tables: dict[Name, SilverTable] = Field(min_length=1)
     publish: dict[Name, PublishedTable] = {}
     exports: dict[Name, Export] = {}
+    checks: list[Check] = []
+    parameters: dict[Name, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _columns_suit_the_format(self) -> "Source":
+        if (self.format == "csv") != bool(self.columns):
+            raise ValueError("columns: the columns of the raw files, for format csv and for no other")
+        if unknown := sorted(set(self.required_columns) - set(self.columns)):
+            raise ValueError(f"required_columns: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+        return self
 
     @model_validator(mode="after")
     def _exports_are_published(self) -> "Source":
@@ -125,9 +168,12 @@ class Source(_Strict):
     def gold_transform(self, table: str) -> Transform:
         return self._function(self.publish[table].transform or table, f"publish.{table}")
 
+    def check_transform(self, check: Check) -> Transform:
+        return self._function(check.transform, f"checks.{check.name}")
+
     def settings(self) -> dict[str, object]:
         """What a transform may ask for by parameter name, beside tables."""
-        return {"timezone": self.timezone}
+        return {"timezone": self.timezone, **self.parameters}
 
     def logic(self) -> str:
         """A fingerprint of the source's file and code: when it changes, gold is computed anew though no row changed."""

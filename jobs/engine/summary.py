@@ -38,7 +38,7 @@ class Summary:
     tables_unchanged: list[str] = field(default_factory=list)
     is_published: bool = False
     look: str = ""
-    next: str = ""
+    next: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -53,11 +53,11 @@ class Summary:
             lines.append(self._release())
         lines.append(_line("accounts", self._balance()))
         lines.append(_line("time", ", ".join(f"{name} {seconds:.1f}s" for name, seconds in self.seconds.items())))
+        lines.append("")
         if self.look:
-            lines += ["", _line("look", self.look)]
-        if self.next:
-            lines.append(_line("next", self.next))
-        return "\n".join(lines)
+            lines.append(_line("look", self.look))
+        lines += [_line("next" if not i else "", text) for i, text in enumerate(self.next)]
+        return "\n".join(lines).rstrip()
 
     def _table(self) -> list[str]:
         head = f"{'source':<13} {'files':<24} {'rows in':>11} {'written':>11} {'quarantined':>11}"

@@ -416,7 +416,7 @@ class TestCounselorDailyCases:
             ],
         )
 
-    def test_a_case_that_returns_counts_once_on_the_first_day(self, spark: SparkSession) -> None:
+    def test_a_case_that_returns_counts_once_a_day(self, spark: SparkSession) -> None:
         cases = held(
             spark,
             ("c1", YAN, at("23:00"), at("23:30")),
@@ -426,8 +426,9 @@ class TestCounselorDailyCases:
             ("c1", YAN, at("00:10", day=2), at("01:00", day=2)),
         )
         actual = source.counselor_daily_cases(cases, contacts(spark, {}))
-        first = (date(2023, 1, 1), 1, Decimal("3.00"), Decimal("2.00"))
-        assert_rows(actual, [(YAN, *first), (FRANK, *first)])
+        once = (1, Decimal("3.00"), Decimal("2.00"))
+        first, second = date(2023, 1, 1), date(2023, 1, 2)
+        assert_rows(actual, [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)])
 
     def test_a_case_counts_on_the_day_it_was_taken_not_the_day_the_call_began(self, spark: SparkSession) -> None:
         cases = held(spark, ("c1", FRANK, at("00:10", day=2), at("01:00", day=2)))

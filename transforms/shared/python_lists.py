@@ -9,12 +9,12 @@ from decimal import Decimal
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from transforms.shared.text import WHITESPACE, trimmed
+from transforms.shared.text import trimmed
 from transforms.shared.times import instant
 
-# Nearly every list is plain: single quotes, no escape, no blanks around a text or two in a row within it. What is
-# between its quotes is the text itself, and it takes a third less time to read.
-_WORD = rf"[^'\"\\\x00-\x1f{WHITESPACE}]++"
+# Nearly every list is plain: single quotes, no escape, no white space in a text but single blanks between words. What
+# is between its quotes is the text itself, which is faster to read. The commonest characters come first.
+_WORD = r"[\]-~(-\[!#-&\u00a1-\u167f\u1681-\u1fff\u3001-\ud7ff]++"
 _PLAIN_TEXT = rf"'{_WORD}(?: {_WORD})*+'"
 _PLAIN_LIST = rf"\A\[{_PLAIN_TEXT}(?:, {_PLAIN_TEXT})*+\]\z"
 # Any list of texts, with the escapes of JSON and Python. Not NUL, which Postgres cannot hold, nor half a surrogate
@@ -50,16 +50,16 @@ def time_list(text: Column, timezone: str) -> Column:
     anything but such a list.
     """
     arguments = F.regexp_extract_all(text, F.lit(r"\(([^)]*)\)"), F.lit(1))
-    datetimes = F.transform(arguments, lambda entry: _datetime(entry, timezone))
+    parts = F.transform(arguments, lambda entry: F.split(entry, ",").try_cast("array<int>"))
+    datetimes = F.transform(parts, lambda entry: _datetime(entry, timezone))
     texts = F.transform(text_list(text), lambda entry: instant(entry, timezone))
     no_times = F.array().cast("array<timestamp>")
     is_datetimes = text.rlike(_DATETIME_LIST)
     return F.when(text == "[]", no_times).when(is_datetimes, datetimes).when(~is_datetimes, texts)
 
 
-def _datetime(arguments: Column, timezone: str) -> Column:
-    """The instant of `2023, 1, 1, 9, 45`, perhaps followed by seconds and microseconds, local to `timezone`."""
-    parts = F.split(arguments, ",").try_cast("array<int>")
+def _datetime(parts: Column, timezone: str) -> Column:
+    """The instant of [2023, 1, 1, 9, 45], perhaps followed by seconds and microseconds, local to `timezone`."""
     year, month, day, hour, minute, second, micros = (F.coalesce(F.get(parts, F.lit(i)), F.lit(0)) for i in range(7))
     seconds = (second + micros * F.lit(Decimal("0.000001"))).cast("decimal(16,6)")
     return F.try_make_timestamp(year, month, day, hour, minute, seconds, F.lit(timezone))

@@ -17,10 +17,17 @@ def trimmed(text: Column) -> Column:
     return F.btrim(text, F.lit(WHITESPACE))
 
 
+def known(text: Column) -> Column:
+    """A trimmed text; NULL if it is one of `MISSING`."""
+    return F.when(~text.isin(*MISSING), text)
+
+
 def clean_text(text: Column) -> Column:
-    """`text` trimmed; NULL if it is one of `MISSING`."""
-    bare = trimmed(text)
-    return F.when(~bare.isin(*MISSING), bare)
+    """`text` trimmed; NULL if it is one of `MISSING`.
+
+    Trims twice, once to compare: over many columns and rows, `trimmed` in one select and `known` in the next is faster.
+    """
+    return known(trimmed(text))
 
 
 def has_missing(texts: Column) -> Column:
@@ -31,7 +38,7 @@ def has_missing(texts: Column) -> Column:
 def without_missing(texts: Column) -> Column:
     """An array of trimmed texts less those of `MISSING`."""
     kept = F.filter(texts, lambda text: ~text.isin(*MISSING))
-    return F.when(has_missing(texts), kept).when(~has_missing(texts), texts)
+    return F.when(has_missing(texts), kept).otherwise(texts)
 
 
 def whole_number(text: Column) -> Column:

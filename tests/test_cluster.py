@@ -1,4 +1,4 @@
-"""The scripts that docker-compose.yml calls, run for real: a master and a worker on loopback."""
+"""A standalone cluster on loopback, started by the scripts that docker-compose.yml calls, and a job submitted to it."""
 
 import os
 import shutil
@@ -8,12 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 import pytest
+from pyspark.sql import SparkSession
 
+from jobs.engine.database import Database
+from scripts.samples.contacts import write as write_contacts
 from scripts.spark_health import find_problem, master_state
+from tests.lab import Lab
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SECONDS_TO_START = 60
@@ -85,7 +90,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "SPARK_WORKER_PORT": worker_port,
         "SPARK_WORKER_WEBUI_PORT": worker_web_port,
         "SPARK_WORKER_CORES": 1,
-        "SPARK_WORKER_MEMORY": "512m",
+        "SPARK_WORKER_MEMORY": "1g",
         "SPARK_WORKER_DIR": folder / "worker",
     }
     with running("spark-master.sh", logs[0], **master_settings) as master:
@@ -99,7 +104,7 @@ def test_the_worker_is_alive_with_what_it_was_told_to_offer(cluster: Cluster) ->
     state = master_state(cluster.web_page)
     assert (state["status"], state["url"]) == ("ALIVE", cluster.url)
     offers = [(worker["host"], worker["state"], worker["cores"], worker["memory"]) for worker in state["workers"]]
-    assert offers == [("127.0.0.1", "ALIVE", 1, 512)]
+    assert offers == [("127.0.0.1", "ALIVE", 1, 1024)]
     assert cluster.worker_dir.is_dir()
 
 
@@ -123,6 +128,27 @@ def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[s
     checked = health(cluster.web_page, *worker_host)
     assert checked.returncode == code
     assert says in checked.stdout + checked.stderr
+
+
+def test_spark_submit_on_the_cluster_publishes_what_a_local_run_does(
+    cluster: Cluster, lab: Lab, tmp_path: Path, spark: SparkSession, postgres: Database
+) -> None:
+    write_contacts(lab.landing / "contacts", rows=500)
+    lab.run("contacts")
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE on_cluster")
+    other = Lab(tmp_path / "cluster", spark, replace(postgres, name="on_cluster"))
+    submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
+    submit += ["--master", cluster.url, "--executor-memory", "900m", "--driver-memory", "1g"]
+    environment = other.environment() | {"ASSAY_LANDING": lab.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
+    job = subprocess.run(
+        [*submit, "jobs/run.py", "--source", "contacts"],
+        cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert job.returncode == 3, job.stdout + job.stderr  # the sample has an empty file
+    assert f"master {cluster.url}" in job.stdout
+    tables = "SELECT table_name, row_count, checksum FROM ops.release_tables ORDER BY 1"
+    assert other.query(tables) == lab.query(tables)
 
 
 def test_the_health_check_fails_where_nothing_answers() -> None:
