@@ -69,9 +69,12 @@ def run(
 ) -> None:
     """Refine raw files, raw to Postgres. Example: assay run --source contacts --until gold"""
     from jobs.engine.context import start_run
+    from jobs.publish import given_database
     from jobs.run import run_sources
 
     settings, sources = load_settings(), load_sources(source)
+    if until is Until.publish:
+        given_database(settings)
     console = Console(stderr=as_json, soft_wrap=True)
     if sample_if_empty:
         for name in [s.name for s in sources]:

@@ -32,14 +32,19 @@ class PublishReport:
     unchanged: list[str] = field(default_factory=list)
 
 
-def database(settings: Settings) -> Database:
-    """The Postgres to publish to: the one of POSTGRES_HOST, else the embedded one, started if it is not running."""
+def given_database(settings: Settings) -> Database | None:
+    """The Postgres of POSTGRES_HOST, if that is set. Raises ConfigurationError if its password is missing."""
     given = settings.postgres
     if given.host is None:
-        return start_embedded(settings.database)
+        return None
     if given.password is None:
         raise ConfigurationError("POSTGRES_HOST is set and POSTGRES_PASSWORD is not", "set POSTGRES_PASSWORD as well")
     return Database(given.host, given.port, given.db, given.user, given.password.get_secret_value())
+
+
+def database(settings: Settings) -> Database:
+    """The Postgres to publish to: the one of POSTGRES_HOST, else the embedded one, started if it is not running."""
+    return given_database(settings) or start_embedded(settings.database)
 
 
 def reader_passwords(settings: Settings) -> dict[str, str]:

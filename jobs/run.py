@@ -83,9 +83,8 @@ def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport |
     summary.sources.append(line)
     summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
     if line.quarantined:
-        summary.next.append(
-            f"{line.quarantined:,} rows were held back: column `reasons` in {run.lake.path(silver.quarantine_table(source))}"
-        )
+        path = run.lake.path(silver.quarantine_table(source))
+        summary.next.append(f"{line.quarantined:,} rows were held back: column `reasons` in {path}")
 
 
 def _files(read: BronzeReport) -> str:

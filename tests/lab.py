@@ -58,6 +58,16 @@ class Lab:
         with psycopg.connect((user or self.database).conninfo(), autocommit=True) as connection:
             return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
+    def account(self, layer: str) -> dict[str, tuple[int, ...]]:
+        """Each file's newest account: read, written, quarantined, deduplicated, superseded, summed over its batches."""
+        rows = self.query(
+            "SELECT source_file, sum(rows_read), sum(rows_written), sum(rows_quarantined), sum(rows_deduplicated), "
+            "sum(rows_superseded) FROM (SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file) * "
+            "FROM ops.row_accounts ORDER BY source, layer, table_name, batch_id, source_file, recorded_at DESC) AS a "
+            f"WHERE layer = '{layer}' GROUP BY source_file"
+        )
+        return {row[0]: tuple(int(count) for count in row[1:]) for row in rows}
+
     def environment(self) -> dict[str, str]:
         """What makes a new `assay` process work in this lab."""
         return {

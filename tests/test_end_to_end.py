@@ -44,17 +44,6 @@ def lines(*minutes: int) -> str:
     return "".join(line(time_call_began=f"2023-01-01 09:{minute:02}:00") for minute in minutes)
 
 
-def account(lab: Lab, layer: str) -> dict[str, tuple[int, ...]]:
-    """Each file's newest account: read, written, quarantined, deduplicated, superseded, summed over its batches."""
-    rows = lab.query(
-        "SELECT source_file, sum(rows_read), sum(rows_written), sum(rows_quarantined), sum(rows_deduplicated), "
-        "sum(rows_superseded) FROM (SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file) * "
-        "FROM ops.row_accounts ORDER BY source, layer, table_name, batch_id, source_file, recorded_at DESC) AS a "
-        f"WHERE layer = '{layer}' GROUP BY source_file"
-    )
-    return {row[0]: tuple(int(count) for count in row[1:]) for row in rows}
-
-
 def contacts_in(lab: Lab) -> int:
     return int(lab.query("SELECT count(*) FROM gold.contacts")[0][0])
 
@@ -66,8 +55,8 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab:
     assert sorted(summary.tables_changed) == [f"gold.{table}" for table in TABLES]
     line_ = summary.sources[0]
     assert (line_.rows_in, line_.written, line_.quarantined, line_.dedup, line_.superseded) == (5, 2, 2, 1, 0)
-    assert account(lab, "bronze") == {"contacts/a.jsonl": (5, 5, 0, 0, 0)}
-    assert account(lab, "silver") == {"contacts/a.jsonl": (5, 2, 2, 1, 0)}
+    assert lab.account("bronze") == {"contacts/a.jsonl": (5, 5, 0, 0, 0)}
+    assert lab.account("silver") == {"contacts/a.jsonl": (5, 2, 2, 1, 0)}
     assert contacts_in(lab) == 2
     assert lab.query("SELECT counselor_name FROM gold.counselors") == [("Yan Delacroix",)]
     csv = (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()
@@ -99,7 +88,7 @@ def test_a_new_file_adds_its_contacts_and_makes_a_new_release(lab: Lab) -> None:
     lab.land("contacts/b.jsonl", lines(2, 3))
     summary = lab.run("contacts")
     assert (summary.release_id, contacts_in(lab)) == (2, 3)
-    assert account(lab, "silver")["contacts/b.jsonl"] == (2, 1, 0, 1, 0)
+    assert lab.account("silver")["contacts/b.jsonl"] == (2, 1, 0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +100,7 @@ def test_the_same_file_again_adds_nothing(lab: Lab, again: str) -> None:
     lab.land(again, lines(1, 2), at=1_100_000_000)
     summary = lab.run("contacts")
     assert (summary.release_id, summary.sources[0].files) == (None, "1 delivered again")
-    assert account(lab, "bronze")[again][-2:] == (2, 0)
+    assert lab.account("bronze")[again][-2:] == (2, 0)
     assert (contacts_in(lab), lab.query("SELECT count(*) FROM ops.releases")) == (2, [(1,)])
 
 
@@ -125,7 +114,7 @@ def test_a_replaced_file_takes_its_earlier_rows_out_everywhere(lab: Lab) -> None
     assert lab.query("SELECT extract(minute FROM started_at)::int FROM gold.contacts ORDER BY 1") == [
         (1,), (2,), (3,), (4,), (5,),
     ]  # fmt: skip
-    assert account(lab, "silver") == {"contacts/a.jsonl": (6, 3, 0, 0, 3), "contacts/b.jsonl": (2, 2, 0, 0, 0)}
+    assert lab.account("silver") == {"contacts/a.jsonl": (6, 3, 0, 0, 3), "contacts/b.jsonl": (2, 2, 0, 0, 0)}
     assert lab.table("quarantine/contacts/contacts").count() == 0
     assert summary.sources[0].superseded == 3
 
@@ -247,7 +236,7 @@ def test_a_file_that_changes_between_plan_and_read_is_read_in_its_new_form(
     monkeypatch.undo()
     lab.run("contacts")
     assert contacts_in(lab) == 3
-    assert account(lab, "silver")["contacts/a.jsonl"] == (6, 3, 0, 0, 3)
+    assert lab.account("silver")["contacts/a.jsonl"] == (6, 3, 0, 0, 3)
 
 
 def _start_assay(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
@@ -274,6 +263,6 @@ def test_a_run_killed_between_bronze_and_silver_is_finished_by_the_next(lab: Lab
     assert lab.lake.version("silver/contacts/contacts") is None
 
     lab.run("contacts")
-    assert account(lab, "bronze") == {"contacts/a.jsonl": (3, 3, 0, 0, 0)}
-    assert account(lab, "silver") == {"contacts/a.jsonl": (3, 2, 0, 1, 0)}
+    assert lab.account("bronze") == {"contacts/a.jsonl": (3, 3, 0, 0, 0)}
+    assert lab.account("silver") == {"contacts/a.jsonl": (3, 2, 0, 1, 0)}
     assert (contacts_in(lab), lab.table("bronze/contacts/contacts").count()) == (2, 3)

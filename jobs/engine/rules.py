@@ -12,6 +12,8 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.sources import SOURCES_FOLDER, Rule
 
 VIOLATIONS = "_violations"
+# Of fewer rows a share says little: two bad rows of three must not fail a run.
+RATES_COUNT_FROM_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def enforce(table: str, results: Sequence[RuleResult]) -> None:
         found = f"{table}, rule {rule.name}: {result.violations:,} of {result.rows:,} rows violate it ({rule.reason})"
         if rule.action == "fail" and result.violations:
             raise AssayError(found, "nothing was written to silver; mend the raw file or the rule, then run again")
-        if rule.max_rate is not None and result.rate > rule.max_rate:
+        if rule.max_rate is not None and result.rows >= RATES_COUNT_FROM_ROWS and result.rate > rule.max_rate:
             raise AssayError(
                 f"{found}: {result.rate:.1%}, and at most {rule.max_rate:.1%} are allowed (max_rate)",
                 "nothing was written to silver; mend the raw file, or raise max_rate if this is to be expected",

@@ -1,0 +1,101 @@
+"""A source's file is checked before any data is read, and a mistake in it is named by file, key and expectation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from jobs.engine import rules, sources
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.sources import Rule, load_sources
+
+VALID: dict[str, Any] = {
+    "landing": "things/*.txt",
+    "format": "lines",
+    "tables": {"things": {"key": ["id"]}},
+    "publish": {"things": {"primary_key": ["id"], "description": "One row per thing.", "columns": {"id": "The thing"}}},
+}
+
+
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    (folder / "conf/sources").mkdir(parents=True)
+    (folder / "conf/sources/things.yaml").write_text(content)
+    monkeypatch.setattr(sources, "PROJECT", folder)
+    load_sources()
+
+
+def changed(**keys: Any) -> str:
+    return yaml.safe_dump({**VALID, **keys})
+
+
+RULE = {"name": "r", "expression": "id is not null", "action": "warn", "reason": "no id"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (changed(tmezone="UTC"), "conf/sources/things.yaml, tmezone: no such setting"),
+        (changed(timezone="Mars/Base"), "timezone: no time zone is called 'Mars/Base'"),
+        (changed(format="parquet"), "format: Input should be 'lines' or 'csv' (found: 'parquet')"),
+        (changed(tables={}), "tables: "),
+        (changed(tables={"things": {}}), "tables.things.key: missing"),
+        (changed(tables={"things": {"key": ["id"], "rules": [RULE, RULE]}}), "two rules are called 'r'"),
+        (
+            changed(tables={"things": {"key": ["id"], "rules": [{**RULE, "action": "drop"}]}}),
+            "tables.things.rules[0].action: Input should be 'warn', 'quarantine' or 'fail' (found: 'drop')",
+        ),
+        (
+            changed(tables={"things": {"key": ["id"], "rules": [{**RULE, "max_rate": 2}]}}),
+            "tables.things.rules[0].max_rate: Input should be less than or equal to 1 (found: 2)",
+        ),
+        (
+            changed(publish={"things": {**VALID["publish"]["things"], "primary_key": ["ident"]}}),
+            "publish.things: 'ident' is not among its columns (id)",
+        ),
+        (changed(exports={"other": {"file": "o.csv", "header": [], "order_by": []}}), "exports.other: no published"),
+        (changed(columns=["a"]), "columns: the columns of the raw files, for format csv"),
+        (
+            changed(format="csv", columns=["a"], required_columns=["b"]),
+            "required_columns: 'b' is not among columns (a)",
+        ),
+        ("landing: [", "conf/sources/things.yaml: not valid YAML"),
+        ("just text", "conf/sources/things.yaml: expected keys such as landing"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load(tmp_path, monkeypatch, content)
+    assert says in str(error.value)
+
+
+def test_what_is_right_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, monkeypatch, changed())
+
+
+def test_every_declared_function_exists() -> None:
+    for source in load_sources():
+        for table in source.tables:
+            assert source.silver_transform(table)
+        for table in source.publish:
+            assert source.gold_transform(table)
+        for check in source.checks:
+            assert source.check_transform(check)
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("acton = 'add'", "column 'acton' does not exist. Columns: action, credits\n       did you mean 'action'?"),
+        ("credits + 1", "must be true or false for a row; 'credits + 1' is int"),
+        ("action in (", "PARSE_SYNTAX_ERROR"),
+    ],
+)
+def test_a_wrong_expression_is_a_configuration_error(spark: SparkSession, expression: str, says: str) -> None:
+    frame = spark.createDataFrame([], "action STRING, credits INT")
+    rule = Rule(name="r", expression=expression, action="warn", reason="because")
+    with pytest.raises(ConfigurationError) as error:
+        rules.check_expressions("credits", "credit_events", frame, [rule])
+    assert "conf/sources/credits.yaml, tables.credit_events.rules[0].expression: " in str(error.value)
+    assert says in str(error.value)

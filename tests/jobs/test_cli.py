@@ -1,0 +1,113 @@
+"""The command line as a user meets it: help, exit codes, and errors that say what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+ASSAY = Path(sys.executable).with_name("assay")
+
+
+def assay(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "POSTGRES_"))}
+    return subprocess.run(
+        [ASSAY, *arguments], env=environment | variables, capture_output=True, text=True, timeout=120, cwd="/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [
+        ([], "run"),
+        (["run"], "--until"),
+        (["sample"], "--rows"),
+        (["db"], "start"),
+        (["db", "url"], "--role"),
+    ],
+)
+def test_help_explains_every_option_with_an_example(command: list[str], shows: str) -> None:
+    shown = assay(*command, "--help")
+    assert shown.returncode == 0
+    assert shows in shown.stdout
+    if command not in ([], ["db"]):
+        assert "Example:" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"),
+    [
+        (
+            ["run", "--source", "weather"],
+            {},
+            "no source is called 'weather'\n       sources: contacts, credits, signups",
+        ),
+        (["run", "--until", "platinum"], {}, "--until"),
+        (["nonsense"], {}, "nonsense"),
+        (["run"], {"ASSAY_LANDIGN": "x"}, "environment variable ASSAY_LANDIGN: no such setting"),
+        (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
+        (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
+        (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
+    ],
+)
+def test_wrong_usage_or_configuration_ends_with_2_and_says_what(
+    arguments: list[str], variables: dict[str, str], says: str
+) -> None:
+    ended = assay(*arguments, **variables)
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_host_without_its_password_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    ended = assay("run", POSTGRES_HOST="127.0.0.1", ASSAY_LAKEHOUSE=str(tmp_path / "lake"))
+    assert (ended.returncode, (tmp_path / "lake").exists()) == (2, False)
+    assert "POSTGRES_HOST is set and POSTGRES_PASSWORD is not" in ended.stderr
+
+
+def test_sample_writes_what_it_says_and_the_same_again(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        made = assay("sample", "--source", "contacts", "--rows", "200", ASSAY_LANDING=str(tmp_path / folder))
+        assert made.returncode == 0
+        assert "sample contacts: 200 lines in 15 files" in made.stdout
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 15
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("java", "says"),
+    [(None, "found none"), ("echo 'openjdk version \"11.0.2\"' >&2", "found Java 11")],
+    ids=["no Java", "an old Java"],
+)
+def test_without_java_17_set_up_says_how_to_install_it(tmp_path: Path, java: str | None, says: str) -> None:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("bash", "sed", "head", "dirname", "cat", "rm"):
+        (commands / name).symlink_to(shutil.which(name) or "")
+    (commands / "python3").symlink_to(sys.executable)
+    if java:
+        (commands / "java").write_text(f"#!/bin/sh\n{java}\n")
+        (commands / "java").chmod(0o755)
+    shutil.copytree(PROJECT / "scripts", tmp_path / "scripts")
+    ended = subprocess.run(
+        [commands / "bash", tmp_path / "scripts/setup.sh"],
+        env={"PATH": str(commands), "UV": "uv", "UV_VERSION": "0"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert all(word in ended.stderr for word in ("Java 17", "apt install", "dnf install", "brew install"))
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_the_summary_for_machines_is_json(tmp_path: Path) -> None:
+    ended = assay(
+        "run", "--source", "contacts", "--until", "silver", "--json",
+        ASSAY_LANDING=str(tmp_path / "landing"), ASSAY_LAKEHOUSE=str(tmp_path / "lake"), ASSAY_LOGS=str(tmp_path),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["sources"][0]["files"] == "nothing new"

@@ -1,0 +1,150 @@
+"""Credits and signups, raw CSV to Postgres: columns that move, files that are replaced, corrected or sent again."""
+
+import re
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.engine.database import Database
+from jobs.engine.errors import AssayError
+from scripts.samples import contacts, credits, signups
+from tests.lab import Lab
+
+HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
+ADD = "org_1,ann,api_call,add,100.10,2024-11-24 00:00:00\n"
+DEDUCT = "org_1,ann,api_call,deduct,30.00,19-12-2024\n"
+BALANCES = "SELECT org_id, credit_balance FROM gold.org_credit_balances ORDER BY 1"
+
+
+def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> None:
+    lab.land("credits/a.csv", HEADER + ADD + DEDUCT + DEDUCT)
+    lab.land(
+        "credits/b.csv",
+        "\ufeff Timestamp ;note;CREDITS;action;credit_type;user_id;org_id\r\n"
+        "10/29/2024 12:00 AM;hello;5.5;ADD;data_export;bob;org_2\r\n"
+        "junk;;1;add;data_export;bob;\r\n"
+        "1734912000;;2;teleport;data_export;bob;org_2\r\n"
+        "too;few\r\n",
+    )
+    lab.run("credits")
+    balances = [("org_1", Decimal("40.10")), ("org_2", Decimal("6.50"))]
+    assert lab.query(BALANCES) == balances
+    assert lab.account("silver") == {"credits/a.csv": (3, 3, 0, 0, 0), "credits/b.csv": (4, 2, 2, 0, 0)}
+    assert lab.query("SELECT undated_event_count, quarantined_event_count FROM gold.org_credit_balances "
+                     "WHERE org_id = 'org_2'") == [(1, 1)]  # fmt: skip
+    held = {
+        row._raw: [reason.rule for reason in row.reasons]
+        for row in lab.table("quarantine/credits/credit_events").collect()
+    }
+    assert set(held) == {"too;few", "1734912000;;2;teleport;data_export;bob;org_2"}
+    ids = lab.query("SELECT event_id FROM gold.user_activity ORDER BY 1")
+
+    lab.land("credits/a (copy).csv", HEADER + ADD + DEDUCT + DEDUCT)
+    again = lab.run("credits")
+    assert (again.release_id, lab.query(BALANCES)) == (None, balances)
+    assert lab.account("bronze")["credits/a (copy).csv"] == (3, 0, 0, 3, 0)
+
+    lab.land("credits/b.csv", HEADER + "org_2,bob,data_export,add,9,10/29/2024 12:00 AM\n")
+    lab.run("credits")
+    assert lab.query(BALANCES) == [("org_1", Decimal("40.10")), ("org_2", Decimal("9.00"))]
+    assert lab.account("silver")["credits/b.csv"] == (5, 1, 0, 0, 4)
+    kept = lab.query("SELECT event_id FROM gold.user_activity WHERE org_id = 'org_1' ORDER BY 1")
+    assert set(kept) < set(ids)
+
+
+def test_balances_that_do_not_add_up_are_not_published(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transforms.credits as module
+
+    whole = module.org_credit_balances
+    monkeypatch.setattr(
+        module,
+        "org_credit_balances",
+        lambda credit_events, quarantined: whole(credit_events, quarantined).where("org_id <> 'org_2'"),
+    )
+    lab.land("credits/a.csv", HEADER + ADD + ADD.replace("org_1,ann", "org_2,bob"))
+    with pytest.raises(AssayError, match="credits, check balances_add_up"):
+        lab.run("credits")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        lab.query(BALANCES)
+
+
+def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "id,first_name,last_name,age,gender,visit_date\n"
+    ann, bob = "1043 0276,Ann,Lee,34,F,2024-05-01\n", "1043 0277,Bob,Ray,41,M,05/01/2024\n"
+    corrected = "1043 0276,Ann,Leigh,35,F,2024-05-03\n"
+    lab.land("signups/new.csv", header + corrected + "no id,X,Y,1,F,2024-05-01\n", at=1_700_000_000)
+    lab.run("signups")
+    lab.land("signups/old.csv", header + ann + bob, at=1_600_000_000)
+    lab.run("signups")
+    assert lab.query("SELECT last_four, last_name, visit_date::text FROM restricted.users ORDER BY 1") == [
+        ("0276", "Leigh", "2024-05-03"),
+        ("0277", "Ray", "2024-05-01"),
+    ]
+    assert lab.account("silver") == {"signups/new.csv": (2, 1, 1, 0, 0), "signups/old.csv": (2, 1, 0, 0, 1)}
+    assert lab.query("SELECT day, observed, count FROM gold.daily_user_counts ORDER BY day") == [
+        (1, True, Decimal("1.00")), (3, True, Decimal("1.00")), (4, False, Decimal("1.00")),
+    ]  # fmt: skip
+
+    single = lab.land("elsewhere/one.csv", header + "7 0001,Cy,Orr,20,M,2024-05-09\n", at=1_700_000_001)
+    lab.land("signups/unread.csv", header + "8 0001,Di,Fox,20,F,2024-05-10\n")
+    monkeypatch.setenv("CSV_FILE", str(single))
+    lab.run("signups")
+    assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
+    """All sources on small samples, published."""
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE sample")
+    lab = Lab(tmp_path_factory.mktemp("sample"), spark, replace(postgres, name="sample"))
+    for source in (contacts, credits, signups):
+        source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
+    lab.run()
+    return lab
+
+
+def test_samples_come_out_as_they_were_made(sample: Lab, tmp_path: Path) -> None:
+    made = credits.write(tmp_path / "credits", rows=1_000)
+    assert dict(sample.query(BALANCES)) == {org: made.totals[org] for org in dict(sample.query(BALANCES))}
+    people = signups.write(tmp_path / "signups", rows=1_000)
+    assert sample.query("SELECT count(*) FROM restricted.users") == [(people.valid,)]
+
+
+def test_analysts_do_not_read_who_signed_up(sample: Lab) -> None:
+    with psycopg.connect(sample.database.conninfo(), autocommit=True) as connection:
+        connection.execute("ALTER ROLE analyst PASSWORD 'for this test'")
+        connection.execute("ALTER ROLE restricted_reader PASSWORD 'for this test'")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        sample.query("SELECT * FROM restricted.users", sample.database.as_user("analyst", "for this test"))
+    reader = sample.database.as_user("restricted_reader", "for this test")
+    assert sample.query("SELECT count(*) > 0 FROM restricted.users", reader) == [(True,)]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        sample.query("SELECT * FROM gold.daily_user_counts", reader)
+
+
+def test_the_questions_of_the_readme_are_answered_with_plain_selects(sample: Lab) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    statements = [
+        statement.strip()
+        for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
+        for statement in re.sub(r"--.*", "", block).split(";")
+        if statement.strip()
+    ]
+    assert len(statements) >= 8
+    analyst = [statement for statement in statements if "restricted." not in statement]
+    for statement in analyst:
+        assert not re.search(r"\b(join|group by)\b", statement, re.IGNORECASE), statement
+        sample.query(statement)
+
+
+def test_the_readme_names_every_published_table(sample: Lab) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "docs/sources.md").read_text()
+    tables = sample.query("SELECT DISTINCT table_name FROM ops.release_tables")
+    assert [name for (name,) in tables if f"`{name}`" not in readme] == []
