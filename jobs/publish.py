@@ -83,10 +83,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
             postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
         postgres.drop_staging(connection, changed)
-    names = {item.full_name for item in changed}
     for source in sources:
-        _export(run, source, names)
-    return PublishReport(release_id, sorted(names), [item.full_name for item in unchanged])
+        _export(run, source)
+    return PublishReport(release_id, [item.full_name for item in changed], [item.full_name for item in unchanged])
 
 
 def _publications(run: Run, source: Source) -> list[Publication]:
@@ -107,15 +106,12 @@ def _is_changed(item: Publication, last: dict[str, tuple[int, int, str, str]]) -
     return (row_count, checksum, definition) != (item.state.row_count, item.state.checksum, item.definition)
 
 
-def _export(run: Run, source: Source, changed: set[str]) -> None:
+def _export(run: Run, source: Source) -> None:
     folder = f"{run.settings.output.rstrip('/')}/exports"
     for name, export in source.exports.items():
-        table = gold_table(source, name)
-        if not run.lake.exists(table):
-            continue
-        frame = run.lake.read(table)
-        if f"{source.publish[name].schema_}.{name}" in changed or not exports.is_written(frame, folder, export):
-            exports.write(frame, folder, export)
+        state = run.ledger.table_states().get(gold_table(source, name))
+        if state and not exports.is_current(run.spark, folder, export, state.checksum):
+            exports.write(run.lake.read(state.table_name), folder, export, state.checksum)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,8 @@ def quarantine_table(source: Source) -> str:
 
 def check(run: Run, source: Source) -> None:
     """Raises ConfigurationError if a rule cannot be evaluated; reads no data."""
-    raw = (
-        [] if source.format == "lines" else ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in source.columns]]
-    )
-    no_rows = run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *raw]))
+    own = ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in source.columns]] if source.format == "csv" else []
+    no_rows = run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *own]))
     table = source.parsed_table
     gate.check_expressions(source.name, table, _parsed(source, no_rows), source.tables[table].rules)
 

@@ -65,11 +65,14 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab:
         "Yan Delacroix,2023-01-01,2,3.00,2.00",
     ]
 
+    csv_file = lab.output / "exports/counselor_daily_cases.csv"
+    csv_file.unlink()
     before = {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES}
     again = lab.run("contacts")
     assert (again.release_id, again.sources[0].files, again.sources[0].rows_in) == (None, "nothing new", 0)
     assert {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES} == before
     assert lab.query("SELECT count(*) FROM ops.releases") == [(1,)]
+    assert csv_file.read_text().splitlines() == csv, "a missing export is written again"
 
 
 def test_quarantine_keeps_the_raw_text_all_reasons_the_rules_text_file_and_batch(lab: Lab) -> None:

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import Unreadable, hadoop_configuration, hadoop_path, local_path
 from jobs.engine.readers import source_file
+from jobs.engine.session import jvm
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
 _DELIMITERS = (",", ";", "\t", "|")
@@ -123,10 +125,8 @@ def _head_local(file: Path) -> bytes:
 
 
 def _head_hadoop(spark: SparkSession, file: str) -> bytes:
-    from py4j.protocol import Py4JJavaError
-
     configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
-    codecs = spark._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration)  # type: ignore[union-attr]
+    codecs = jvm(spark).org.apache.hadoop.io.compress.CompressionCodecFactory(configuration)
     try:
         with closing(location.getFileSystem(configuration).open(location)) as stream:
             codec = codecs.getCodec(location)

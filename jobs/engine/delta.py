@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.session import jvm
 
 
 class Lakehouse:
@@ -85,7 +86,7 @@ class Lakehouse:
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
-        jvm: Any = self.spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
-        nothing = jvm.scala.Option.empty()
+        java = jvm(self.spark)
+        log = java.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        nothing = java.scala.Option.empty()
         return log.update(False, nothing, nothing)

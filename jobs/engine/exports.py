@@ -1,30 +1,50 @@
 """One CSV file from one table, in place at once: a reader sees the old file or the new one, never a part."""
 
-from pyspark.sql import DataFrame
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.session import jvm
 from jobs.engine.sources import Export
 
 
-def is_written(frame: DataFrame, folder: str, export: Export) -> bool:
-    target = hadoop_path(frame.sparkSession, f"{folder}/{export.file}")
-    return bool(target.getFileSystem(hadoop_configuration(frame.sparkSession)).exists(target))
+def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) -> bool:
+    """Whether the file in `folder` was written from the rows with this checksum."""
+    file, mark = hadoop_path(spark, f"{folder}/{export.file}"), _mark(spark, folder, export)
+    file_system = file.getFileSystem(hadoop_configuration(spark))
+    if not (file_system.exists(file) and file_system.exists(mark)):
+        return False
+    stream = file_system.open(mark)
+    try:
+        return str(jvm(spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")) == checksum
+    finally:
+        stream.close()
 
 
-def write(frame: DataFrame, folder: str, export: Export) -> None:
-    """Writes `frame`, ordered, under the export's header; in one partition, for an export is small enough to open."""
+def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
+    """Writes `frame`, ordered, under the export's header; in one partition, for an export is small enough to open.
+
+    Beside it, a hidden file keeps the checksum of the rows: a crash before that makes the next run write again.
+    """
     spark = frame.sparkSession
-    target, hidden = f"{folder}/{export.file}", f"{folder}/.{export.file}.new"
+    target, hidden = hadoop_path(spark, f"{folder}/{export.file}"), f"{folder}/.{export.file}.new"
     ordered = frame.coalesce(1).sortWithinPartitions(*export.order_by).toDF(*export.header)
     ordered.write.mode("overwrite").csv(hidden, header=True, emptyValue="", escape='"')
-    file_system = hadoop_path(spark, target).getFileSystem(hadoop_configuration(spark))
+    file_system = target.getFileSystem(hadoop_configuration(spark))
     part = file_system.globStatus(hadoop_path(spark, f"{hidden}/part-*.csv"))[0].getPath()
-    jvm = spark._jvm
-    assert jvm is not None
-    overwrite = jvm.org.apache.hadoop.fs.Options.Rename.OVERWRITE
-    renames = spark.sparkContext._gateway.new_array(jvm.org.apache.hadoop.fs.Options.Rename, 1)  # type: ignore[union-attr]
-    renames[0] = overwrite
-    jvm.org.apache.hadoop.fs.FileContext.getFileContext(hadoop_path(spark, target).toUri()).rename(
-        part, hadoop_path(spark, target), renames
-    )
+    gateway: Any = spark.sparkContext._gateway
+    rename = jvm(spark).org.apache.hadoop.fs.Options.Rename
+    options = gateway.new_array(rename, 1)
+    options[0] = rename.OVERWRITE
+    jvm(spark).org.apache.hadoop.fs.FileContext.getFileContext(target.toUri()).rename(part, target, options)
+    stream = file_system.create(_mark(spark, folder, export), True)
+    try:
+        stream.writeBytes(checksum)
+    finally:
+        stream.close()
     file_system.delete(hadoop_path(spark, hidden), True)
+
+
+def _mark(spark: SparkSession, folder: str, export: Export) -> Any:
+    return hadoop_path(spark, f"{folder}/.{export.file}.checksum")

@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
+
+from jobs.engine.session import jvm
 
 _CHUNK = 1 << 20
 _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
@@ -97,30 +100,24 @@ def _list_hadoop(spark: SparkSession, root: str, pattern: str) -> Iterable[Landi
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
-    from py4j.protocol import Py4JJavaError
-
-    jvm, configuration = _jvm(spark), hadoop_configuration(spark)
+    java, configuration = jvm(spark), hadoop_configuration(spark)
     file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
     file_system = file.getFileSystem(configuration)
     try:
         with closing(file_system.open(file)) as stream:
-            content_hash = str(jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
-        codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
+            content_hash = str(java.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+        codec = java.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
         if codec is not None:
             with closing(codec.createInputStream(file_system.open(file))) as stream:
-                jvm.org.apache.commons.io.IOUtils.consume(stream)
+                java.org.apache.commons.io.IOUtils.consume(stream)
         return content_hash
     except Py4JJavaError as error:
         return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}")
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:
-    return _jvm(spark).org.apache.hadoop.fs.Path(path)
+    return jvm(spark).org.apache.hadoop.fs.Path(path)
 
 
 def hadoop_configuration(spark: SparkSession) -> Any:
     return spark._jsparkSession.sessionState().newHadoopConf()
-
-
-def _jvm(spark: SparkSession) -> Any:
-    return spark._jvm

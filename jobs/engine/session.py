@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -31,6 +32,11 @@ def start_session(
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     with _standard_error_to(log):
         return SparkSession.builder.appName("assay").getOrCreate()
+
+
+def jvm(spark: SparkSession) -> Any:
+    """The JVM behind the session, for what PySpark has no function for: Hadoop's file systems and Delta's log."""
+    return spark._jvm
 
 
 def _jvm_is_running() -> bool:

@@ -12,22 +12,19 @@ One file a month and one of late entries, with the quirks of the real exports:
 Every bad line is bad for exactly one reason. Counselors, clients and places are random combinations: nobody is meant.
 """
 
-import bz2
-import gzip
 import json
 import random
 import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from scripts.samples import SampleCounts
+from scripts.samples.files import arriving, compressed
 
 MINIMUM_ROWS = 100  # room for one line of every kind
 MAXIMUM_ROWS = 8_000_000  # contacts begin at even seconds of one year, late entries at odd ones: no two are alike
@@ -153,9 +150,9 @@ def write(folder: Path, rows: int = 100_000, seed: int = 7) -> SampleCounts:
         texts = _Texts(names, escaped=delivery.escaped)
         _write_lines(folder, delivery, _lines(rng, delivery, size, plan, texts, recent, last_file))
         last_file = list(recent)
-    with _arriving(folder / _REDELIVERED_AS) as copy, (folder / _REDELIVERED).open("rb") as original:
+    with arriving(folder / _REDELIVERED_AS) as copy, (folder / _REDELIVERED).open("rb") as original:
         shutil.copyfileobj(original, copy)
-    with _arriving(folder / _EMPTY):
+    with arriving(folder / _EMPTY):
         pass
     return _counts(rows, plans)
 
@@ -375,34 +372,9 @@ def _as_latin_1(line: str) -> str:
 
 def _write_lines(folder: Path, delivery: _Delivery, lines: Iterator[str]) -> None:
     before = delivery.start
-    with _arriving(folder / delivery.name) as file, _compressed(file, delivery.name) as stream:
+    with arriving(folder / delivery.name) as file, compressed(file, delivery.name) as stream:
         while chunk := list(islice(lines, 5_000)):
             stream.write((before + delivery.newline.join(chunk)).encode("utf-8", "surrogateescape"))
             before = delivery.newline
         if not delivery.is_broken_off:
             stream.write(delivery.newline.encode())
-
-
-@contextmanager
-def _arriving(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears under its name only when it is whole."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def _compressed(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
-    if name.endswith(".gz"):
-        # Neither name nor time in the header: they would make the same content differ.
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream:
-            yield cast(BinaryIO, stream)
-    elif name.endswith(".bz2"):
-        with bz2.BZ2File(file, "wb") as stream:
-            yield cast(BinaryIO, stream)
-    else:
-        yield file
