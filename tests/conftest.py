@@ -14,16 +14,22 @@ from jobs.engine.database import Database
 from jobs.engine.session import start_session
 from tests.lab import Lab
 
-FAST_FOR_SHORT_RUNS = {
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-    "spark.sql.shuffle.partitions": "2",
+# A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
+# command line and spark-submit run in other tests has the settings of conf/spark-defaults.conf.
+FAST_FOR_FEW_ROWS = {
     "spark.driver.memory": "2g",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.databricks.delta.stats.skipping": "false",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    session = start_session(master="local[2]", spark_settings=FAST_FOR_SHORT_RUNS)
+    session = start_session(master="local[2]", spark_settings=FAST_FOR_FEW_ROWS)
     yield session
     session.stop()
 
