@@ -70,8 +70,10 @@ def _append(run: Run, source: Source, batch_id: int, files: list[FileEvent], rep
     root, pattern = _landing(run, source)
 
     def without_changed(files: list[FileEvent], reason: str) -> list[FileEvent]:
-        changed = vanished_or_changed(files, list_files(run.spark, root, pattern))
-        return _without(run, source, files, {event.source_file: reason for event in changed}, report)
+        changed = {e.source_file for e in vanished_or_changed(files, list_files(run.spark, root, pattern))}
+        # Without its size the file is new to the next plan, even if it is back as it was by then.
+        files = [replace(file, size=-1) if file.source_file in changed else file for file in files]
+        return _without(run, source, files, dict.fromkeys(changed, reason), report)
 
     files = without_changed(files, "the file was changed or taken away before it was read")
     while files:

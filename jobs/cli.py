@@ -53,7 +53,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object instead of lines. Example: --json | jq")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and, on errors, stack traces.")
+    bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and stack traces. Example: -v")
 ]
 
 
@@ -62,7 +62,11 @@ def run(
     source: SourceOption = None,
     until: Annotated[Until, typer.Option(help="Stop after this layer. Example: --until silver")] = Until.publish,
     sample_if_empty: Annotated[
-        bool, typer.Option("--sample-if-empty", help="Write sample data first if a source's landing folder is empty.")
+        bool,
+        typer.Option(
+            "--sample-if-empty",
+            help="Write sample files first where a source's landing folder is empty. Example: assay run --sample-if-empty",
+        ),
     ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,

@@ -173,6 +173,14 @@ def test_a_known_copy_is_read_when_the_file_it_copies_was_set_aside_later() -> N
     assert statuses(deliver(history, landing)[1]) == {"b": "loaded"}
 
 
+def test_a_file_that_was_gone_when_it_was_to_be_read_is_new_when_it_is_back() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    _, events = deliver(History(), landing)
+    history = History([*events, replace(events[0], size=-1, status="rejected", reason="taken away")])
+    assert statuses(deliver(history, landing)[1]) == {"a": "loaded"}
+
+
 def test_files_that_are_not_as_planned_are_found() -> None:
     landing = Landing()
     landing.contents = {"a": "1", "b": "2", "c": "3"}

@@ -1,0 +1,135 @@
+"""Publishing against a real server: rights, changes of a table's shape, and what a release leaves alone."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+
+from jobs.engine import postgres
+from jobs.engine.database import Database
+from jobs.engine.errors import AssayError
+from jobs.engine.ledger import TableState
+from jobs.engine.postgres import Publication
+from jobs.engine.sources import PublishedTable
+
+
+def thing(columns: dict[str, str], rows: int, **keys: Any) -> Publication:
+    table = PublishedTable(
+        **({"primary_key": ["id"]} | keys), description="Things", columns=dict.fromkeys(columns, "a column")
+    )
+    return Publication("things", table, TableState("gold/x/things", 0, {}, "", rows, "sum"), columns)
+
+
+def publish(database: Database, item: Publication, *rows: tuple[Any, ...]) -> int | None:
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        postgres.create_staging(connection, item)
+        marks = ", ".join(["%s"] * len(item.columns))
+        for row in rows:
+            connection.execute(f"INSERT INTO assay_staging.gold__things VALUES ({marks})", row)
+        with connection.transaction():
+            return postgres.release(connection, "run", [item], [])
+
+
+def things(database: Database) -> list[tuple[Any, ...]]:
+    with postgres.connect(database) as connection:
+        return connection.execute("SELECT * FROM gold.things ORDER BY 1").fetchall()
+
+
+ID_N = {"id": "bigint", "n": "integer"}
+
+
+def test_a_release_adds_changes_and_removes_rows_and_leaves_the_others_alone(database: Database) -> None:
+    assert publish(database, thing(ID_N, 3), (1, 1), (2, 2), (3, None)) == 1
+    with postgres.connect(database) as connection:
+        untouched = connection.execute("SELECT ctid FROM gold.things WHERE id = 3").fetchone()
+    assert publish(database, thing(ID_N, 3), (2, 22), (3, None), (4, 4)) == 2
+    assert things(database) == [(2, 22), (3, None), (4, 4)]
+    with postgres.connect(database) as connection:
+        assert connection.execute("SELECT ctid FROM gold.things WHERE id = 3").fetchone() == untouched
+
+
+def test_a_key_with_null_parts_is_matched(database: Database) -> None:
+    item = thing(ID_N, 2, primary_key=[], unique_key=["id", "n"])
+    publish(database, item, (1, None), (1, 1))
+    publish(database, item, (1, None), (1, 2))
+    assert set(things(database)) == {(1, 2), (1, None)}
+
+
+def test_a_wrong_count_publishes_nothing(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with pytest.raises(AssayError, match=r"gold.things: 3 rows in gold, 2 in Postgres; nothing was published"):
+        publish(database, thing(ID_N, 3), (1, 1), (2, 2))
+    assert things(database) == [(1, 1)]
+
+
+def test_a_new_column_is_added_and_views_stay(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE VIEW gold.mine AS SELECT n FROM gold.things")
+    publish(database, thing(ID_N | {"note": "text"}, 1), (1, 1, "new"))
+    assert things(database) == [(1, 1, "new")]
+
+
+def test_another_type_or_a_missing_column_stops_the_release_and_says_what_to_do(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with pytest.raises(AssayError, match=r"gold.things.n is integer in Postgres and text in this release"):
+        publish(database, thing({"id": "bigint", "n": "text"}, 1), (1, "1"))
+    with pytest.raises(AssayError, match=r"has a column 'n' that this release no longer has"):
+        publish(database, thing({"id": "bigint"}, 1), (1,))
+    assert things(database) == [(1, 1)]
+
+
+def test_other_sources_tables_are_carried_over_into_the_next_release(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    other = replace(thing(ID_N, 0), name="others")
+    with postgres.connect(database) as connection:
+        postgres.create_staging(connection, other)
+        with connection.transaction():
+            postgres.release(connection, "run 2", [other], [])
+        assert sorted(postgres.published(connection)) == ["gold.others", "gold.things"]
+
+
+@pytest.fixture
+def plain_user(database: Database) -> Iterator[Database]:
+    """Somebody who may log in and nothing else."""
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS plain")
+        connection.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
+    yield database.as_user("plain", "plain")
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute("DROP OWNED BY plain CASCADE")
+        connection.execute("DROP ROLE plain")
+
+
+def test_a_missing_grant_is_named(plain_user: Database) -> None:
+    with (
+        postgres.connect(plain_user) as connection,
+        pytest.raises(AssayError, match=r"lacks a privilege") as error,
+    ):
+        postgres.prepare(connection, {})
+    assert f"GRANT CREATE ON DATABASE {plain_user.name} TO plain" in str(error.value)
+
+
+def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain_user: Database) -> None:
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO plain')
+        connection.execute("ALTER ROLE plain CREATEROLE")
+    assert publish(plain_user, thing(ID_N, 1), (1, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"port": 1}, "cannot connect to Postgres at 127.0.0.1:1"),
+        ({"password": "wrong"}, "password authentication failed"),
+        ({"name": "nowhere"}, 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_named(database: Database, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(AssayError) as error, postgres.connect(replace(database, **changes)):
+        pass
+    assert says in str(error.value)
+    assert "POSTGRES_HOST" in str(error.value)
