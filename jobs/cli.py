@@ -65,7 +65,7 @@ def run(
         bool,
         typer.Option(
             "--sample-if-empty",
-            help="Write sample files first where a source's landing folder is empty. Example: assay run --sample-if-empty",
+            help="Write sample files where a source's folder is empty. Example: assay run --sample-if-empty",
         ),
     ] = False,
     as_json: JsonOption = False,
