@@ -7,6 +7,7 @@ is declared to be always rebuilt: then it is made anew from all live bronze rows
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -14,8 +15,9 @@ from jobs.bronze import bronze_table
 from jobs.engine import rules as gate
 from jobs.engine.batches import History
 from jobs.engine.context import Run
+from jobs.engine.errors import ConfigurationError
 from jobs.engine.readers import BRONZE_OF_LINES
-from jobs.engine.sources import SilverTable, Source, Transform, input_names
+from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
 LINEAGE = ("_source_file", "_batch_id")
 _QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
@@ -134,9 +136,21 @@ def _parsed(source: Source, bronze: DataFrame) -> DataFrame:
 
 
 def call(function: Transform, tables: Mapping[str, DataFrame], source: Source) -> DataFrame:
-    """Calls a transform with what its parameters name: tables, and settings of the source."""
-    available = {**source.settings(), **tables}
-    return function(*[available[name] for name in input_names(function)])
+    """Calls a transform with what its parameters name: tables, and settings of the source.
+
+    Raises ConfigurationError for a name that is neither, and for a setting that the transform refuses.
+    """
+    available, place = {**source.settings(), **tables}, f"{SOURCES_FOLDER / source.name}.yaml, parameters"
+    names = input_names(function)
+    if unknown := [name for name in names if name not in available]:
+        where = f"transforms/{source.name}.py, {function.__name__}: no table or parameter is called {unknown[0]!r}"
+        raise ConfigurationError(where, f"there are: {', '.join(sorted(available))}; parameters are set in {place}")
+    try:
+        return function(*[available[name] for name in names])
+    except ValueError as error:
+        if isinstance(error, PySparkException):
+            raise
+        raise ConfigurationError(f"{place}: {error}") from None
 
 
 def _live(bronze: DataFrame, scope: _Scope) -> DataFrame:

@@ -201,6 +201,8 @@ def _lines(rng: random.Random, delivery: _Delivery, size: int, plan: dict[int, s
         if kind == _REPEATED_FROM_OCTOBER:
             row = next(october)
         else:
+            if kind == _REPEATED and not repeatable:
+                kind = "good"
             event = rng.choice(repeatable) if kind == _REPEATED else _new_event(rng, kind, story)
             row = event.row
             if kind not in _BAD_PER_THOUSAND:
