@@ -5,6 +5,9 @@ cd "$(dirname "$0")/.."
 
 fail() { printf 'error: %s\n' "$@" >&2; exit 2; }
 
+# uv trusts its own list of certificates; behind a company's proxy only the machine's list helps. What fails shows then.
+with_uv() { "$UV" "$@" 2>/dev/null || UV_SYSTEM_CERTS=true "$UV" "$@"; }
+
 "${PYTHON:=python3}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
   fail "Assay needs Python 3.11, 3.12 or 3.13; '$PYTHON' is $("$PYTHON" --version 2>&1 || true)" \
        "name another one: make setup PYTHON=python3.12"
@@ -22,9 +25,9 @@ fi
 
 echo "setup: Python packages into .venv/ (requirements.lock)"
 [ -x .venv/bin/python ] || "$UV" venv --quiet --python "$PYTHON" .venv
-"$UV" pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock ||
+with_uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock ||
   fail "the Python packages of requirements.lock could not be installed (see above)" "check the network or the proxy, then call make setup again"
-"$UV" pip install --quiet --no-deps --python .venv/bin/python --editable . ||
+with_uv pip install --quiet --no-deps --python .venv/bin/python --editable . ||
   fail "Assay itself could not be installed into .venv (see above)"
 
 echo "setup: jars into .jars/ (conf/jars.xml)"
