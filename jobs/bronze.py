@@ -22,10 +22,14 @@ from jobs.engine.sources import Source
 
 @dataclass
 class BronzeReport:
-    """What bronze did for one source: the file events of this run, and rows read."""
+    """What bronze did for one source: the file events of this run, and rows by fate.
+
+    A row of a file that was delivered again counts as read and as deduplicated.
+    """
 
     events: list[FileEvent] = field(default_factory=list)
     rows_read: int = 0
+    rows_deduplicated: int = 0
 
     @property
     def rejected(self) -> list[FileEvent]:
@@ -62,7 +66,10 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
     if not run.ledger.is_accounted(writer, batch_id):
         accounts = _accounts(run, source, run.ledger.history(source.name), batch_id)
         run.ledger.record_accounts(accounts, writer, batch_id)
-        report.rows_read += accounts.agg(F.sum("rows_read")).first()[0] or 0  # type: ignore[index]
+        totals = accounts.agg(F.sum("rows_read"), F.sum("rows_deduplicated")).first()
+        assert totals is not None
+        report.rows_read += totals[0] or 0
+        report.rows_deduplicated += totals[1] or 0
 
 
 def _append(run: Run, source: Source, batch_id: int, files: list[FileEvent], report: BronzeReport) -> list[FileEvent]:

@@ -60,26 +60,24 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
-    url = '"$(uv run assay db url --role analyst)"' if is_embedded else f'"{target.as_user("analyst", "").url()}"'
+    url = '"$(.venv/bin/assay db url --role analyst)"' if is_embedded else f'"{target.as_user("analyst", "").url()}"'
     shown = next((t for t in [*report.changed, *report.unchanged] if t.startswith("gold.")), "ops.releases")
     summary.look = f"psql {url} -c 'select * from {shown} limit 10'"
 
 
 def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport | None, summary: Summary) -> None:
     line = SourceLine(source.name, _files(read), seconds=run.steps.seconds(source.name))
+    line.rows_in = line.dedup = read.rows_deduplicated
     if made:
-        line.rows_in, line.written = made.rows_read, made.rows_written
-        line.quarantined, line.dedup, line.superseded = (
-            made.rows_quarantined,
-            made.rows_deduplicated,
-            made.rows_superseded,
-        )
+        line.rows_in += made.rows_read
+        line.written, line.quarantined = made.rows_written, made.rows_quarantined
+        line.dedup, line.superseded = line.dedup + made.rows_deduplicated, made.rows_superseded
         for result in made.rules:
             if result.violations and result.rule.action == "warn":
                 found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
                 summary.warnings.append(found)
     elif read.rows_read:
-        line.rows_in = line.written = read.rows_read
+        line.rows_in, line.written = read.rows_read, read.rows_read - read.rows_deduplicated
     summary.sources.append(line)
     summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
     if line.quarantined:

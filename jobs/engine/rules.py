@@ -54,11 +54,13 @@ def reasons(rules: Sequence[Rule]) -> Column:
 
 
 def count_violations(evaluated: DataFrame, rules: Sequence[Rule]) -> list[RuleResult]:
-    """How many rows violate each rule, in one pass."""
-    counts = [
-        F.count_if(F.array_contains("warnings" if rule.action == "warn" else VIOLATIONS, rule.name)).alias(rule.name)
-        for rule in rules
-    ]
+    """How many rows violate each rule, in one pass; of a `warn` rule, only rows that are kept."""
+    is_kept = F.size(VIOLATIONS) == 0
+    counts = []
+    for rule in rules:
+        found = F.array_contains("warnings", rule.name) & is_kept
+        found = found if rule.action == "warn" else F.array_contains(VIOLATIONS, rule.name)
+        counts.append(F.count_if(found).alias(rule.name))
     row = evaluated.agg(F.count("*").alias("_rows"), *counts).first()
     assert row is not None
     return [RuleResult(rule, row[rule.name], row["_rows"]) for rule in rules]

@@ -60,18 +60,18 @@ class Summary:
         return "\n".join(lines).rstrip()
 
     def _table(self) -> list[str]:
-        head = f"{'source':<13} {'files':<24} {'rows in':>11} {'written':>11} {'quarantined':>11}"
-        return [f"{head} {'dedup':>9} {'superseded':>10} {'time':>7}", *[self._row(line) for line in self.sources]]
+        width = max(len("files"), *(len(line.files) for line in self.sources)) if self.sources else 0
+        head = f"{'source':<13} {'files':<{width}} {'rows in':>11} {'written':>11} {'quarantined':>11}"
+        rows = [self._row(line, width) for line in self.sources]
+        return [f"{head} {'dedup':>9} {'superseded':>10} {'time':>7}", *rows]
 
     @staticmethod
-    def _row(line: SourceLine) -> str:
-        name = f"{line.source:<13} {line.files:<24}"
+    def _row(line: SourceLine, width: int) -> str:
+        name = f"{line.source:<13} {line.files:<{width}}"
         if not any(getattr(line, count) for count in COUNTS):
             return name.rstrip()
-        counts = (
-            f"{line.rows_in:>11,} {line.written:>11,} {line.quarantined:>11,} {line.dedup:>9,} {line.superseded:>10,}"
-        )
-        return f"{name} {counts} {line.seconds:>6.1f}s"
+        counts = f"{line.rows_in:>11,} {line.written:>11,} {line.quarantined:>11,}"
+        return f"{name} {counts} {line.dedup:>9,} {line.superseded:>10,} {line.seconds:>6.1f}s"
 
     def _release(self) -> str:
         changed, same = len(self.tables_changed), len(self.tables_unchanged)

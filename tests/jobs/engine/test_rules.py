@@ -40,10 +40,10 @@ def test_reasons_have_the_rules_text(spark: SparkSession) -> None:
 
 
 def test_violations_are_counted_per_rule(spark: SparkSession) -> None:
-    evaluated = rules.evaluate(spark.createDataFrame([(2,), (-1,), (7,)], "n INT"), [POSITIVE, EVEN, SMALL])
+    evaluated = rules.evaluate(spark.createDataFrame([(2,), (-1,), (7,), (8,)], "n INT"), [POSITIVE, EVEN, SMALL])
     results = rules.count_violations(evaluated, [POSITIVE, EVEN, SMALL])
     assert [(result.rule.name, result.violations, result.rows) for result in results] == [
-        ("positive", 1, 3), ("even", 2, 3), ("small", 1, 3),
+        ("positive", 1, 4), ("even", 2, 4), ("small", 1, 4),
     ]  # fmt: skip
 
 
