@@ -217,20 +217,8 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
     connection.execute(
         sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))").format(item.live, item.staging, kind, keys)
     )
-    found = dict(
-        connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [item.full_name],
-        ).fetchall()
-    )
-    wanted = dict(
-        connection.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
-            [f"{STAGING}.{item.staging_name}"],
-        ).fetchall()
-    )
+    found = _column_types(connection, item.full_name)
+    wanted = _column_types(connection, f"{STAGING}.{item.staging_name}")
     for name, kind in wanted.items():
         if name not in found:
             connection.execute(
@@ -259,6 +247,16 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
         connection.execute(
             sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(item.live, sql.Identifier(column), sql.Literal(comment))
         )
+
+
+def _column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
+    """The columns of a table and their types, in order, as Postgres writes them."""
+    rows = connection.execute(
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        [table],
+    )
+    return dict(rows.fetchall())
 
 
 def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
