@@ -213,10 +213,9 @@ def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publicatio
 def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Creates the live table, or brings columns, indexes and comments up to date. Never drops anything."""
     keys = sql.SQL(", ").join(map(sql.Identifier, item.table.key))
-    kind = sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT")
-    connection.execute(
-        sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))").format(item.live, item.staging, kind, keys)
-    )
+    constraint = sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT")
+    create = sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))")
+    connection.execute(create.format(item.live, item.staging, constraint, keys))
     found = _column_types(connection, item.full_name)
     wanted = _column_types(connection, f"{STAGING}.{item.staging_name}")
     for name, kind in wanted.items():
