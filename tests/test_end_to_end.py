@@ -32,6 +32,7 @@ BASE = {
     "client_name": "Invented Person",
     "client_location": "Austin",
 }
+SHORT_LIVED = {"spark.driver.memory": "1g", "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}
 TABLES = ["concurrency", "contacts", "counselor_daily_cases", "counselors", "pronoun_risk", "transfers"]
 
 
@@ -238,7 +239,7 @@ def test_a_file_that_changes_between_plan_and_read_is_read_in_its_new_form(
 
 def _start_assay(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).with_name("assay")), *arguments]
-    environment = {**lab.environment(), "ASSAY_SPARK": json.dumps({"spark.driver.memory": "1g"})}
+    environment = {**lab.environment(), "ASSAY_SPARK": json.dumps(SHORT_LIVED)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
