@@ -71,6 +71,10 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         last = postgres.published(connection)
         changed = [item for item in items if _is_changed(item, last)]
         unchanged = [item for item in items if item not in changed]
+        # Here, and not where silver is written: a crash in between must not let anything through unverified.
+        for source in sources:
+            if any(item.state.table_name == gold_table(source, item.name) for item in changed):
+                verify_accounts(run, source)
         for item in changed:
             postgres.create_staging(connection, item)
         # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
