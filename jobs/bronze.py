@@ -2,8 +2,10 @@
 
 import glob
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -11,13 +13,17 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.engine import workbooks
 from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.landing import content_hashes, list_files
-from jobs.engine.readers import failed_file, read_lines
-from jobs.engine.sources import Source
+from jobs.engine.landing import LandingFile, Unreadable, content_hashes, list_files
+from jobs.engine.readers import failed_file, parent, read_lines
+from jobs.engine.sources import RawTable, Source
+
+# From here on, to look up each path costs more than to read some files in vain.
+MANY_FILES = 500
 
 
 @dataclass
@@ -36,19 +42,25 @@ class BronzeReport:
         return [event for event in self.events if event.status == "rejected"]
 
 
-def bronze_table(source: Source) -> str:
-    return f"bronze/{source.name}/{source.name}"
+def bronze_table(source: Source, raw: str) -> str:
+    return f"bronze/{source.name}/{raw}"
+
+
+def history(run: Run, source: Source, raw: str) -> History:
+    """What was decided about the files of one raw table."""
+    whole = run.ledger.history(source.name)
+    return whole.of(lambda path: raw in source.raw_tables_of(path), is_full_extract=source.raw[raw].full_extract)
 
 
 def refine(run: Run, source: Source) -> BronzeReport:
     """Finishes the batch that a crash left, then plans and reads the next one."""
     report = BronzeReport()
-    history = run.ledger.history(source.name)
-    if history.newest_batch:
-        _load(run, source, history.newest_batch, report)
-    root, pattern = _landing(run, source)
-    listing = list_files(run.spark, root, pattern)
-    events = plan(run.ledger.history(source.name), listing, lambda paths: content_hashes(run.spark, root, paths))
+    newest = run.ledger.history(source.name).newest_batch
+    if newest:
+        _load(run, source, newest, report)
+    root, patterns = _landing(run, source)
+    listing = list_files(run.spark, root, patterns)
+    events = plan(run.ledger.history(source.name), listing, partial(_contents, run, source))
     if events:
         run.ledger.record_plan(source.name, events)
         report.events += [event for event in events if event.status != "loaded"]
@@ -56,15 +68,32 @@ def refine(run: Run, source: Source) -> BronzeReport:
     return report
 
 
+def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unreadable]:
+    """What is in each file: its hash; of a source with several raw tables, with those that the file has rows of."""
+    hashes = content_hashes(run.spark, _landing(run, source)[0], paths)
+    if len(source.raw) == 1:
+        return hashes
+    return {
+        path: found if isinstance(found, Unreadable) else f"{'+'.join(source.raw_tables_of(path))}:{found}"
+        for path, found in hashes.items()
+    }
+
+
 def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
-    table, writer = bronze_table(source), f"bronze:{source.name}"
+    writer = f"bronze:{source.name}"
     files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
-    if files and run.lake.written_through(table, writer) < batch_id:
-        files = _append(run, source, batch_id, files, report)
-        report.events += files
+    unread = [
+        raw
+        for raw in source.raw
+        if any(raw in source.raw_tables_of(file.source_file) for file in files)
+        and run.lake.written_through(bronze_table(source, raw), writer) < batch_id
+    ]
+    if unread:
+        report.events += _append(run, source, batch_id, unread, files, report)
     if not run.ledger.is_accounted(writer, batch_id):
-        accounts = _accounts(run, source, run.ledger.history(source.name), batch_id)
+        parts = [_accounts(run, source, raw, batch_id) for raw in source.raw]
+        accounts = reduce(DataFrame.unionByName, parts)
         run.ledger.record_accounts(accounts, writer, batch_id)
         totals = accounts.agg(F.sum("rows_read"), F.sum("rows_deduplicated")).first()
         assert totals is not None
@@ -72,51 +101,87 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
         report.rows_deduplicated += totals[1] or 0
 
 
-def _append(run: Run, source: Source, batch_id: int, files: list[FileEvent], report: BronzeReport) -> list[FileEvent]:
-    """Appends the files' rows; sets aside those that cannot be read, and returns the others."""
-    root, pattern = _landing(run, source)
+def _append(
+    run: Run, source: Source, batch_id: int, raw_tables: list[str], files: list[FileEvent], report: BronzeReport
+) -> list[FileEvent]:
+    """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
+    root, patterns = _landing(run, source)
 
     def without_changed(files: list[FileEvent], reason: str) -> list[FileEvent]:
-        changed = {e.source_file for e in vanished_or_changed(files, list_files(run.spark, root, pattern))}
+        changed = {e.source_file for e in vanished_or_changed(files, list_files(run.spark, root, patterns))}
         # Without its size the file is new to the next plan, even if it is back as it was by then.
         files = [replace(file, size=-1) if file.source_file in changed else file for file in files]
         return _without(run, source, files, dict.fromkeys(changed, reason), report)
 
     files = without_changed(files, "the file was changed or taken away before it was read")
-    while files:
-        paths = [file.source_file for file in files]
+    books = [file.source_file for file in files if source.is_workbook(file.source_file)]
+    if books:
+        unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
+        files = _without(run, source, files, unfit, report)
+    for raw in raw_tables:
+        files = _append_to(run, source, raw, batch_id, files, report)
+    return without_changed(files, "the file was changed while it was read")
+
+
+def _append_to(
+    run: Run, source: Source, raw: str, batch_id: int, files: list[FileEvent], report: BronzeReport
+) -> list[FileEvent]:
+    """Appends to one raw table what the files have of it; returns the files less those that cannot be read."""
+    while paths := [file.source_file for file in files if raw in source.raw_tables_of(file.source_file)]:
         try:
-            rows, unfit = _read(run, source, root, paths)
+            rows, unfit = _read(run, source, raw, paths)
             files = _without(run, source, files, unfit, report)
             if rows is not None:
-                stamped = _stamped(run, rows, batch_id)
-                run.lake.append_once(stamped, bronze_table(source), f"bronze:{source.name}", batch_id)
+                run.lake.append_once(
+                    _stamped(run, rows, batch_id), bronze_table(source, raw), f"bronze:{source.name}", batch_id
+                )
             break
         except (PySparkException, Py4JJavaError) as error:
             broken = failed_file(error, paths)
             if broken is None:
                 raise
             files = _without(run, source, files, {broken[0]: f"the file could not be read: {broken[1]}"}, report)
-    return without_changed(files, "the file was changed while it was read")
+    return files
 
 
-def _landing(run: Run, source: Source) -> tuple[str, str]:
+def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     """Where the source's files lie, and which they are; one file of its own if its variable names one."""
     named = os.environ.get(source.one_file) if source.one_file else None
     if not named:
-        return run.settings.landing, source.landing
+        return run.settings.landing, source.patterns
     file = Path(named).resolve()
     if not file.is_file():
         raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
-    return str(file.parent), glob.escape(file.name)
+    return str(file.parent), [glob.escape(file.name)]
 
 
-def _read(run: Run, source: Source, root: str, paths: list[str]) -> tuple[DataFrame | None, dict[str, str]]:
-    """The rows of the files that suit the source's format, if there are any, and why the other files do not."""
-    if source.format == "lines":
-        return read_lines(run.spark, root, paths), {}
-    forms, unfit = inspect(run.spark, root, paths, source.columns, source.required_columns)
-    return (read_csv(run.spark, root, forms, source.columns) if forms else None), unfit
+def _read(run: Run, source: Source, raw: str, paths: list[str]) -> tuple[DataFrame | None, dict[str, str]]:
+    """The rows of a raw table in the files, if there are any, and why some of the files do not suit."""
+    root, _ = _landing(run, source)
+    declared = source.raw[raw]
+    if declared.format == "lines":
+        folders = _whole_folders(paths, list_files(run.spark, root, source.patterns))
+        return read_lines(run.spark, root, paths, whole_folders=folders, arrival_order=declared.arrival_order), {}
+    frames: list[DataFrame] = []
+    unfit: dict[str, str] = {}
+    if books := [path for path in paths if source.is_workbook(path)]:
+        frames.append(workbooks.read_workbooks(run.spark, root, books, _sheet(declared)))
+    if files := [path for path in paths if not source.is_workbook(path)]:
+        wanted = declared.columns, declared.required_columns, declared.aliases
+        forms, unfit = inspect(run.spark, root, files, *wanted)
+        if forms:
+            frames.append(read_csv(run.spark, root, forms, declared.columns))
+    return (reduce(DataFrame.unionByName, frames) if frames else None), unfit
+
+
+def _whole_folders(paths: list[str], listing: Sequence[LandingFile]) -> list[str]:
+    """The folders of which so many files are to be read that reading all of them is quicker."""
+    wanted, there = Counter(map(parent, paths)), Counter(parent(file.path) for file in listing)
+    return [folder for folder, count in wanted.items() if folder and 2 * count > there[folder] and count > MANY_FILES]
+
+
+def _sheet(raw: RawTable) -> workbooks.Sheet:
+    return workbooks.Sheet(tuple(raw.sheets), tuple(raw.columns), tuple(raw.required_columns), raw.aliases)
 
 
 def _without(
@@ -145,21 +210,22 @@ def _stamped(run: Run, rows: DataFrame, batch_id: int) -> DataFrame:
     )
 
 
-def _accounts(run: Run, source: Source, history: History, batch_id: int) -> DataFrame:
+def _accounts(run: Run, source: Source, raw: str, batch_id: int) -> DataFrame:
     """One row per file of the batch. A content that was read before counts as deduplicated, row by row.
 
     A file that was set aside has a row only if its rows were written before that.
     """
-    origin = {event.content_hash: event for event in history.loaded()}
+    decided = history(run, source, raw)
+    origin = {event.content_hash: event for event in decided.loaded()}
     deliveries = []
-    for event in history.batch(batch_id):
-        read_as = origin[event.content_hash] if event.status == "known" else event
+    for event in decided.batch(batch_id):
+        read_as = origin.get(event.content_hash, event) if event.status == "known" else event
         deliveries.append((event.source_file, event.status, read_as.batch_id, read_as.source_file))
     schema = "source_file STRING, status STRING, _batch_id BIGINT, _source_file STRING"
     delivered = run.spark.createDataFrame(deliveries, schema)
     batches = sorted({delivery[2] for delivery in deliveries})
-    if run.lake.exists(bronze_table(source)):
-        rows = run.lake.read(bronze_table(source)).where(F.col("_batch_id").isin(batches))
+    if run.lake.exists(bronze_table(source, raw)):
+        rows = run.lake.read(bronze_table(source, raw)).where(F.col("_batch_id").isin(batches))
         counts = rows.groupBy("_batch_id", "_source_file").agg(F.count("*").alias("n"))
     else:
         counts = run.spark.createDataFrame([], "_batch_id BIGINT, _source_file STRING, n BIGINT")
@@ -169,7 +235,7 @@ def _accounts(run: Run, source: Source, history: History, batch_id: int) -> Data
     return counted.where("status != 'rejected' or n > 0").select(
         F.lit(source.name).alias("source"),
         F.lit("bronze").alias("layer"),
-        F.lit(source.name).alias("table_name"),
+        F.lit(raw).alias("table_name"),
         "source_file",
         n.alias("rows_read"),
         F.when(is_known, zero).when(~is_known, n).alias("rows_written"),

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from jobs.bronze import bronze_table
-from jobs.engine import accounts, exports, postgres
+from jobs.engine import accounts, documents, exports, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import start as start_embedded
@@ -25,11 +25,12 @@ REJECTED_COLUMNS = ["source", "source_file", "reason", "run_id", "recorded_at"]
 
 @dataclass
 class PublishReport:
-    """The release made (None if nothing had changed), and its tables."""
+    """The release made (None if nothing had changed), its tables, and the files written beside it, in words."""
 
     release_id: int | None = None
     changed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
 
 
 def given_database(settings: Settings) -> Database | None:
@@ -56,11 +57,13 @@ def reader_passwords(settings: Settings) -> dict[str, str]:
 
 def verify_accounts(run: Run, source: Source) -> None:
     """Raises AssayError if the rows of the source do not balance."""
-    if run.lake.exists(bronze_table(source)):
-        accounts.verify(run.lake, run.ledger, source.name, "bronze", bronze_table(source), None)
-    if run.lake.exists(silver_table(source, source.parsed_table)):
-        target = silver_table(source, source.parsed_table)
-        accounts.verify(run.lake, run.ledger, source.name, "silver", target, quarantine_table(source))
+    for raw in source.raw:
+        if run.lake.exists(bronze_table(source, raw)):
+            accounts.verify(run.lake, run.ledger, (source.name, "bronze", raw), bronze_table(source, raw), None)
+    for table in source.parsed_tables:
+        if run.lake.exists(silver_table(source, table)):
+            target, held_back = silver_table(source, table), quarantine_table(source, table)
+            accounts.verify(run.lake, run.ledger, (source.name, "silver", table), target, held_back)
 
 
 def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
@@ -87,9 +90,12 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
             postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
         postgres.drop_staging(connection, changed)
+    written = []
     for source in sources:
         _export(run, source)
-    return PublishReport(release_id, [item.full_name for item in changed], [item.full_name for item in unchanged])
+        written += _write_documents(run, source)
+    names = [item.full_name for item in changed], [item.full_name for item in unchanged]
+    return PublishReport(release_id, *names, written)
 
 
 def _publications(run: Run, source: Source) -> list[Publication]:
@@ -116,6 +122,17 @@ def _export(run: Run, source: Source) -> None:
         state = run.ledger.table_states().get(gold_table(source, name))
         if state and not exports.is_current(run.spark, folder, export, state.checksum):
             exports.write(run.lake.read(state.table_name), folder, export, state.checksum)
+
+
+def _write_documents(run: Run, source: Source) -> list[str]:
+    """Says which files were written and removed, if any were."""
+    said = []
+    for name, document in source.documents.items():
+        if state := run.ledger.table_states().get(gold_table(source, name)):
+            counts = documents.write(run.lake, state.table_name, state.delta_version, document, run.settings.output)
+            if any(counts):
+                said.append(f"{document.folder}/: {counts[0]:,} files brought up to date, {counts[1]:,} removed")
+    return said
 
 
 if __name__ == "__main__":

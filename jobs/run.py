@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from jobs import bronze, gold, publish, silver
 from jobs.bronze import BronzeReport
+from jobs.engine import documents
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
 from jobs.engine.sources import Source
 from jobs.engine.summary import LAYERS, Layer, SourceLine, Summary
+from jobs.gold import GoldReport
 from jobs.silver import SilverReport
 
 
@@ -22,6 +24,8 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer)
     summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
     for source in sources:
         silver.check(run, source)
+        for document in source.documents.values():
+            documents.folder_of(run.settings.output, document)
     for source in sources:
         _refine(run, source, layers, summary)
     if "publish" in layers:
@@ -31,7 +35,7 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer)
 
 
 def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary) -> None:
-    read, made = BronzeReport(), None
+    read, made, derived = BronzeReport(), None, GoldReport()
     if "bronze" in layers:
         with run.steps.step(source.name, "bronze") as step:
             read = bronze.refine(run, source)
@@ -48,6 +52,10 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary)
             refreshed = gold.refine(run, source)
             step.detail = f"{len(refreshed.refreshed)} tables refreshed, {len(refreshed.unchanged)} up to date"
     _describe(run, source, read, made, summary)
+    for result in [*(made.rules if made else []), *derived.rules]:
+        if result.violations and result.rule.action == "warn":
+            found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
+            summary.warnings.append(found)
 
 
 def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
@@ -56,7 +64,7 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
         report = publish.publish(run, sources, target)
         step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
     is_embedded = run.settings.postgres.host is None
-    summary.is_published = True
+    summary.is_published, summary.documents = True, report.documents
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
@@ -72,17 +80,13 @@ def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport |
         line.rows_in += made.rows_read
         line.written, line.quarantined = made.rows_written, made.rows_quarantined
         line.dedup, line.superseded = line.dedup + made.rows_deduplicated, made.rows_superseded
-        for result in made.rules:
-            if result.violations and result.rule.action == "warn":
-                found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
-                summary.warnings.append(found)
     elif read.rows_read:
         line.rows_in, line.written = read.rows_read, read.rows_read - read.rows_deduplicated
     summary.sources.append(line)
     summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
     if line.quarantined:
-        path = run.lake.path(silver.quarantine_table(source))
-        summary.next.append(f"{line.quarantined:,} rows were held back: column `reasons` in {path}")
+        path = run.lake.path(f"quarantine/{source.name}")
+        summary.next.append(f"{line.quarantined:,} rows were held back: column `reasons` in the tables in {path}")
 
 
 def _files(read: BronzeReport) -> str:

@@ -5,18 +5,18 @@ is declared to be always rebuilt: then it is made anew from all live bronze rows
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import reduce
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs.bronze import bronze_table
+from jobs.bronze import bronze_table, history
 from jobs.engine import rules as gate
-from jobs.engine.batches import History
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.readers import BRONZE_OF_LINES
+from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
 LINEAGE = ("_source_file", "_batch_id")
@@ -36,6 +36,10 @@ class SilverReport:
     rows_superseded: int = 0
     rules: list[gate.RuleResult] = field(default_factory=list)
 
+    def plus(self, other: "SilverReport") -> "SilverReport":
+        """Both together."""
+        return SilverReport(*[getattr(self, f.name) + getattr(other, f.name) for f in fields(self)])
+
 
 @dataclass(frozen=True)
 class _Scope:
@@ -51,43 +55,62 @@ def silver_table(source: Source, table: str) -> str:
     return f"silver/{source.name}/{table}"
 
 
-def quarantine_table(source: Source) -> str:
-    return f"quarantine/{source.name}/{source.parsed_table}"
+def quarantine_table(source: Source, table: str) -> str:
+    return f"quarantine/{source.name}/{table}"
 
 
 def check(run: Run, source: Source) -> None:
     """Raises ConfigurationError if a rule cannot be evaluated; reads no data."""
-    own = ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in source.columns]] if source.format == "csv" else []
-    no_rows = run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *own]))
-    table = source.parsed_table
-    gate.check_expressions(source.name, table, _parsed(source, no_rows), source.tables[table].rules)
+    tables: dict[str, DataFrame] = {}
+    last = max((number for number, table in enumerate(source.tables.values()) if table.rules), default=-1)
+    for table in list(source.tables)[: last + 1]:
+        rules = source.tables[table].rules
+        if table in source.parsed_tables:
+            rows = _parsed(source, table, _no_rows(run, source, table))
+            tables[table] = _columns(gate.evaluate(rows, []))
+        else:
+            rows = tables[table] = call(source.silver_transform(table), tables, source)
+        gate.check_expressions(source.name, table, rows, rules)
 
 
 def refine(run: Run, source: Source) -> SilverReport | None:
-    """Brings the parsed silver table and its quarantine up to date with bronze; None if they are."""
-    scope = _scope(run, source, run.ledger.history(source.name))
+    """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
+    if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
+        return None
+    reports = [report for table in source.parsed_tables if (report := _refine(run, source, table))]
+    return reduce(SilverReport.plus, reports) if reports else None
+
+
+def _refine(run: Run, source: Source, table: str) -> SilverReport | None:
+    declared, raw = source.tables[table], source.parsed_tables[table]
+    target, writer = silver_table(source, table), f"silver:{source.name}/{table}"
+    if not run.lake.exists(bronze_table(source, raw)):
+        # Other tables of the source are computed from this one too: to them it is there, with no rows yet.
+        if not run.lake.exists(target):
+            evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), declared.rules)
+            run.lake.overwrite(_columns(evaluated), target)
+        return None
+    scope = _scope(run, source, table, writer)
     if scope is None:
         return None
-    table, declared = source.parsed_table, source.tables[source.parsed_table]
-    target, writer = silver_table(source, table), f"silver:{source.name}"
     number = F.col("_batch_id")
-    bronze = run.lake.read(bronze_table(source)).where((number > scope.after) & (number <= scope.through))
-    parsed = _parsed(source, _live(bronze, scope))
-    with run.lake.staged(gate.evaluate(parsed, declared.rules), source.name) as evaluated:
+    bronze = run.lake.read(bronze_table(source, raw)).where((number > scope.after) & (number <= scope.through))
+    parsed = _parsed(source, table, _live(bronze, scope))
+    with run.lake.staged(gate.evaluate(parsed, declared.rules), f"{source.name}.{table}") as evaluated:
         results = gate.count_violations(evaluated, declared.rules)
         gate.enforce(target.replace("/", "."), results)
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
         known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
         duplicates = _duplicates(valid, declared.key, known).persist()
-        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source)).persist()
-        accounts = _accounts(source, bronze, evaluated, ranked, scope).persist()
+        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw)).persist()
+        accounts = _accounts(source, table, bronze, evaluated, ranked, scope).persist()
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect.
         write = run.lake.overwrite_once if scope.rebuild else run.lake.append_once
-        already = 0 if scope.rebuild else run.lake.written_through(quarantine_table(source), writer)
-        quarantined = _quarantined(held_back.where(number > already), declared)
-        write(quarantined, quarantine_table(source), writer, scope.through)
+        quarantine = quarantine_table(source, table)
+        already = 0 if scope.rebuild else run.lake.written_through(quarantine, writer)
+        write(_quarantined(held_back.where(number > already), declared), quarantine, writer, scope.through)
         run.ledger.record_accounts(_news(run, accounts, scope, writer), writer, scope.through)
         write(_without_duplicates(valid, duplicates, ranked, declared.key), target, writer, scope.through)
         report = _report(accounts, results)
@@ -96,20 +119,27 @@ def refine(run: Run, source: Source) -> SilverReport | None:
         return report
 
 
-def _scope(run: Run, source: Source, history: History) -> _Scope | None:
+def _scope(run: Run, source: Source, table: str, writer: str) -> _Scope | None:
     """What silver has to read; None if nothing."""
-    if not run.lake.exists(bronze_table(source)):
-        return None
-    declared = source.tables[source.parsed_table]
-    done = run.lake.written_through(silver_table(source, source.parsed_table), f"silver:{source.name}")
-    is_outdated = history.changes_what_was_read(done)
+    declared = source.tables[table]
+    decided = history(run, source, source.parsed_tables[table])
+    done = run.lake.written_through(silver_table(source, table), writer)
+    is_outdated = decided.changes_what_was_read(done)
     # Where the newest file wins, an old content that is delivered again may win anew.
-    news = history.accepted(done) if declared.keep == "newest" else history.loaded(done)
+    news = decided.accepted(done) if declared.keep == "newest" else decided.loaded(done)
     if not news and not is_outdated:
         return None
     rebuild = declared.is_always_rebuilt or is_outdated
     after = 0 if rebuild else done
-    return _Scope(after, history.newest_batch, rebuild, frozenset(history.dead(after)))
+    return _Scope(after, decided.newest_batch, rebuild, frozenset(decided.dead(after)))
+
+
+def _no_rows(run: Run, source: Source, table: str) -> DataFrame:
+    """A bronze table without rows."""
+    raw = source.raw[source.parsed_tables[table]]
+    own = ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in raw.columns]] if raw.format == "csv" else []
+    own += [ARRIVAL] if raw.arrival_order else []
+    return run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *own]))
 
 
 def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
@@ -125,14 +155,14 @@ def _news(run: Run, accounts: DataFrame, scope: _Scope, writer: str) -> DataFram
     return accounts.join(run.ledger.accounts(), accounts.columns, "left_anti")
 
 
-def _deliveries(run: Run, source: Source) -> DataFrame:
+def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
     """One row per delivery in bronze: when its content was last delivered, as (modification time, batch)."""
-    rows = [(*delivery, *last) for delivery, last in run.ledger.history(source.name).last_delivered().items()]
+    rows = [(*delivery, *last) for delivery, last in history(run, source, raw).last_delivered().items()]
     return run.spark.createDataFrame(rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 
 
-def _parsed(source: Source, bronze: DataFrame) -> DataFrame:
-    return call(source.silver_transform(source.parsed_table), {"raw": bronze}, source)
+def _parsed(source: Source, table: str, bronze: DataFrame) -> DataFrame:
+    return call(source.silver_transform(table), {"raw": bronze}, source)
 
 
 def call(function: Transform, tables: Mapping[str, DataFrame], source: Source) -> DataFrame:
@@ -194,10 +224,17 @@ def _without_duplicates(valid: DataFrame, duplicates: DataFrame, ranked: DataFra
     """One row per key, with the silver table's columns and the lineage."""
     single = valid.join(duplicates, key, "left_anti")
     kept = ranked.where("_keep").select(*single.columns)
-    return single.unionByName(kept).select(*LINEAGE, *[name for name in single.columns if not name.startswith("_")])
+    return _columns(single.unionByName(kept))
 
 
-def _accounts(source: Source, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: _Scope) -> DataFrame:
+def _columns(rows: DataFrame) -> DataFrame:
+    """What a silver table keeps of parsed rows."""
+    return rows.select(*LINEAGE, *[name for name in rows.columns if not name.startswith("_")])
+
+
+def _accounts(
+    source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: _Scope
+) -> DataFrame:
     """One row per batch and file: what became of each bronze row.
 
     Read, checked and dropped rows are counted apart: a transform that loses or multiplies rows does not balance.
@@ -210,12 +247,12 @@ def _accounts(source: Source, bronze: DataFrame, evaluated: DataFrame, ranked: D
         .groupBy(*LINEAGE)
         .agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _COUNTED])
     )
-    is_superseding = source.tables[source.parsed_table].keep == "newest"
+    is_superseding = source.tables[table].keep == "newest"
     superseded, deduplicated = ("dead + dropped", "0L") if is_superseding else ("dead", "dropped")
     return counted.select(
         F.lit(source.name).alias("source"),
         F.lit("silver").alias("layer"),
-        F.lit(source.parsed_table).alias("table_name"),
+        F.lit(table).alias("table_name"),
         F.col("_source_file").alias("source_file"),
         F.col("read").alias("rows_read"),
         F.expr("valid - dropped").alias("rows_written"),

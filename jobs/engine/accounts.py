@@ -11,13 +11,14 @@ DELIVERY = ["batch_id", "source_file"]
 _FATES = "rows_written + rows_quarantined + rows_deduplicated + rows_superseded"
 
 
-def verify(lake: Lakehouse, ledger: Ledger, source: str, layer: str, table: str, quarantine: str | None) -> None:
+def verify(lake: Lakehouse, ledger: Ledger, account: tuple[str, str, str], table: str, quarantine: str | None) -> None:
     """Holds the accounts in force of one table against themselves and against the rows that Delta really has.
 
-    `table` and `quarantine` are Delta tables, e.g. `silver/contacts/contacts`.
+    `account` is (source, layer, table_name); `table` and `quarantine` are Delta tables (`silver/contacts/contacts`).
     Raises AssayError naming table, file, batch and difference.
     """
-    accounts = ledger.accounts().where((F.col("source") == source) & (F.col("layer") == layer))
+    is_asked = F.struct("source", "layer", "table_name") == F.struct(*map(F.lit, account))
+    accounts = ledger.accounts().where(is_asked)
     found = _rows(lake, table, "found_written")
     held = _rows(lake, quarantine, "found_quarantined") if quarantine else None
     joined = accounts.join(found, DELIVERY, "full")

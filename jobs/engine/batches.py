@@ -34,9 +34,13 @@ class FileEvent:
 
 
 class History:
-    """All file events of one source."""
+    """All file events of one source, or of one of its raw tables.
 
-    def __init__(self, events: Iterable[FileEvent] = ()) -> None:
+    With `is_full_extract`, only the newest file counts: by modification time, then by batch.
+    """
+
+    def __init__(self, events: Iterable[FileEvent] = (), *, is_full_extract: bool = False) -> None:
+        self._is_full_extract = is_full_extract
         self._decided: dict[Delivery, FileEvent] = {}
         for event in sorted(events, key=lambda e: (e.batch_id, e.status == "rejected")):
             self._decided[(event.batch_id, event.source_file)] = event
@@ -44,6 +48,11 @@ class History:
     def followed_by(self, events: Iterable[FileEvent]) -> "History":
         """This history and what was decided since."""
         return History([*self._decided.values(), *events])
+
+    def of(self, is_wanted: Callable[[str], bool], *, is_full_extract: bool) -> "History":
+        """The part of this history that is about the files with wanted paths."""
+        wanted = [event for event in self._decided.values() if is_wanted(event.source_file)]
+        return History(wanted, is_full_extract=is_full_extract)
 
     @property
     def newest_batch(self) -> int:
@@ -82,8 +91,13 @@ class History:
 
     def live(self, through: int | None = None) -> set[Delivery]:
         """The deliveries whose rows count, as of batch `through`."""
-        wanted = {event.content_hash for event in self.newest_versions(through, accepted=True).values()}
-        return {(e.batch_id, e.source_file) for e in self.loaded(0, through) if e.content_hash in wanted}
+        loaded = {(e.batch_id, e.source_file): e.content_hash for e in self.loaded(0, through)}
+        read = set(loaded.values())
+        counting = [e for e in self.newest_versions(through, accepted=True).values() if e.content_hash in read]
+        if self._is_full_extract and counting:
+            counting = [max(counting, key=lambda event: (event.modified_at, event.batch_id, event.source_file))]
+        wanted = {event.content_hash for event in counting}
+        return {delivery for delivery, content in loaded.items() if content in wanted}
 
     def dead(self, after: int = 0) -> set[Delivery]:
         """The deliveries of batches after `after` whose rows may be in bronze and do not count.

@@ -26,7 +26,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import Unreadable, hadoop_configuration, hadoop_path, local_path
-from jobs.engine.readers import source_file
+from jobs.engine.readers import column_names, source_file, spark_paths
 from jobs.engine.session import jvm
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
@@ -34,7 +34,6 @@ _DELIMITERS = (",", ";", "\t", "|")
 _HEAD_BYTES = 64 * 1024
 _BLANK = bytes(range(0x21))  # what Spark's reader counts as white space when it skips blank lines
 _BLANK_LINES = re.compile(r"\A[\x00-\x20]*\n")
-_GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _MAX_FIELDS = 20_000  # from_csv fails on a record with more than 20,480
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
 _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
@@ -44,7 +43,7 @@ _NEVER, _NEVER_EITHER = "\u2401", "\u2402"
 
 @dataclass(frozen=True)
 class CsvForm:
-    """How one file is written. `header` holds its column names in order, trimmed and in lower case.
+    """How one file is written. `header` holds its column names in order, as `column_names` gives them.
 
     `needs_multiline`: a quoted field holds a line end, so that lines are not records.
     """
@@ -56,7 +55,12 @@ class CsvForm:
 
 
 def inspect(
-    spark: SparkSession, root: str, paths: Iterable[str], columns: Sequence[str], required: Sequence[str]
+    spark: SparkSession,
+    root: str,
+    paths: Iterable[str],
+    columns: Sequence[str],
+    required: Sequence[str],
+    aliases: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, CsvForm], dict[str, str]]:
     """The form of each file that can be read, and why each other file cannot.
 
@@ -68,7 +72,7 @@ def inspect(
     reasons: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
         for path, head in zip(paths, pool.map(partial(_head, spark, root), paths), strict=True):
-            found = head if isinstance(head, Unreadable) else _read_header(head, columns, required)
+            found = head if isinstance(head, Unreadable) else _read_header(head, columns, required, aliases or {})
             if isinstance(found, Unreadable):
                 reasons[path] = found.reason
             else:
@@ -136,7 +140,7 @@ def _head_hadoop(spark: SparkSession, file: str) -> bytes:
 
 
 def _read_header(
-    head: bytes, columns: Sequence[str], required: Sequence[str]
+    head: bytes, columns: Sequence[str], required: Sequence[str], aliases: Mapping[str, str]
 ) -> tuple[str, tuple[str, ...]] | Unreadable:
     """Delimiter and column names. The delimiter is the one that makes most of the contract's names appear."""
     content = head.removeprefix(b"\xef\xbb\xbf")
@@ -145,13 +149,13 @@ def _read_header(
     text = _BLANK_LINES.sub("", content.decode("iso-8859-1"))
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or "\0" in text.partition("\n")[0]:
         return Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
-    known = {_normalised(column) for column in columns}
+    known = {column.lower() for column in columns}
     found: dict[str, tuple[str, ...]] = {}
     for delimiter in _DELIMITERS:
         names = _names(text, delimiter, is_cut=len(head) == _HEAD_BYTES)
         if isinstance(names, Unreadable):
             return names
-        found[delimiter] = names
+        found[delimiter] = tuple(column_names(names, columns, aliases))
     delimiter = max(_DELIMITERS, key=lambda candidate: len(known.intersection(found[candidate])))
     header = found[delimiter]
     if not known.intersection(header):
@@ -160,7 +164,7 @@ def _read_header(
             f"none of the {fields} fields of its first line is a known column: it has no header, or is another kind of "
             f"file (required: {', '.join(required) or 'at least one known column'})"
         )
-    if missing := [column for column in required if _normalised(column) not in header]:
+    if missing := [column for column in required if column.lower() not in header]:
         return Unreadable(f"its header lacks required columns: {', '.join(missing)}")
     if twice := next((i for i, name in enumerate(header) if name in header[:i]), None):
         return Unreadable(f"columns {header.index(header[twice]) + 1} and {twice + 1} of its header have the same name")
@@ -168,7 +172,7 @@ def _read_header(
 
 
 def _names(text: str, delimiter: str, *, is_cut: bool) -> tuple[str, ...] | Unreadable:
-    """The column names in the first record of `text` (bytes as ISO-8859-1)."""
+    """The fields of the first record of `text` (bytes as ISO-8859-1)."""
     stream = io.StringIO(text, newline="\n")
     try:
         fields = next(csv.reader(stream, delimiter=delimiter))
@@ -177,8 +181,7 @@ def _names(text: str, delimiter: str, *, is_cut: bool) -> tuple[str, ...] | Unre
     is_whole_text = stream.tell() == len(text)
     if is_whole_text and (is_cut or text.count('"') % 2):
         return Unreadable("its header does not end: a quote is not closed, or it is over 64 KiB")
-    names = (_normalised(_decoded(field)) for field in fields)
-    return tuple(name or f"_column_{number}" for number, name in enumerate(names, 1))
+    return tuple(_decoded(field) for field in fields)
 
 
 def _decoded(text: str) -> str:
@@ -188,10 +191,6 @@ def _decoded(text: str) -> str:
         return content.decode(UTF_8)
     except UnicodeDecodeError:
         return content.decode(WINDOWS_1252, "replace")
-
-
-def _normalised(name: str) -> str:
-    return name.strip().lower()
 
 
 # The pass over all files
@@ -231,7 +230,7 @@ def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str) ->
 
 def _lines(spark: SparkSession, root: str, paths: list[str]) -> DataFrame:
     """One row per line: `_source_file`, `_line` (the file's bytes, with the CR), `_place` (its order in the file)."""
-    return spark.read.text(_spark_paths(root, paths), lineSep="\n").select(
+    return spark.read.text(spark_paths(root, paths), lineSep="\n").select(
         source_file(spark, root).alias("_source_file"),
         F.col("value").alias("_line"),
         F.struct(F.col("_metadata.file_block_start"), F.monotonically_increasing_id()).alias("_place"),
@@ -247,11 +246,6 @@ def _ends_in_quotes(text: Column, delimiter: str) -> Column:
     quoted = r'"(?:[^"]++|"")*+'
     field = rf'(?:{quoted}"[^{d}]*+|[^"{d}][^{d}]*+|)'
     return F.contains(text, F.lit('"')) & text.rlike(rf"\A(?:{field}{d})*+{quoted}\z")
-
-
-def _spark_paths(root: str, paths: list[str]) -> list[str]:
-    """Spark takes paths for patterns: in a file's name, `[`, `{`, `*` and `?` stand for themselves."""
-    return [_GLOB_CHARACTERS.sub(r"\\\1", f"{root.rstrip('/')}/{path}") for path in paths]
 
 
 # The records of files of one form
@@ -272,7 +266,7 @@ def _records_of_lines(spark: SparkSession, root: str, paths: list[str]) -> DataF
     occurs, so that its only column is the line; ISO-8859-1 carries any byte through.
     """
     lines = spark.read.csv(
-        _spark_paths(root, paths),
+        spark_paths(root, paths),
         schema="_line STRING",
         header=True,
         sep=_NEVER,
@@ -340,7 +334,7 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
     def field(name: str) -> Column:
         return F.col(f"_fields._{position[name]}") if name in position else F.lit(None).cast("string")
 
-    known = {_normalised(column) for column in columns}
+    known = {column.lower() for column in columns}
     unknown = [field(name).alias(name) for name in form.header if name not in known]
     rescued = F.to_json(F.struct(*unknown, "_raw_base64"), {"ignoreNullFields": "true"})
     has_wrong_fields = F.col("_fields").isNull() | F.col("_fields._corrupt").isNotNull()
@@ -350,5 +344,5 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
         F.substring(F.sha2("_raw", 256), 1, 32).alias("_row_hash"),
         F.nullif(rescued, F.lit("{}")).alias("_rescued"),
         (has_wrong_fields | _ends_in_quotes(F.col("_raw"), form.delimiter)).alias("_is_malformed"),
-        *[field(_normalised(column)).alias(column) for column in columns],
+        *[field(column.lower()).alias(column) for column in columns],
     )

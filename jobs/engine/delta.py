@@ -22,8 +22,14 @@ class Lakehouse:
         """Where a table lies, e.g. `silver/contacts/transfers`."""
         return f"{self.root}/{table}"
 
-    def read(self, table: str) -> DataFrame:
-        return self.spark.read.format("delta").load(self.path(table))
+    def read(self, table: str, version: int | None = None) -> DataFrame:
+        """The rows of a table, as of `version` or now."""
+        reader = self.spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
+
+    def identity(self, table: str) -> str:
+        """What tells a table from all others, even one at the same place later."""
+        return str(self._snapshot(table).metadata().id())
 
     def exists(self, table: str) -> bool:
         return self.version(table) is not None

@@ -40,11 +40,14 @@ class Unreadable:
     reason: str
 
 
-def list_files(spark: SparkSession, root: str, pattern: str) -> list[LandingFile]:
-    """The files below `root` that match `pattern`, by path; less hidden ones (`.x`, `_x`): they are being written."""
+def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
+    """The files below `root` that match a pattern, by path; less hidden ones (`.x`, `_x`): they are being written."""
     local = local_path(root)
-    files = _list_local(local, pattern) if local else _list_hadoop(spark, root, pattern)
-    return sorted((f for f in files if not Path(f.path).name.startswith((".", "_"))), key=lambda f: f.path)
+    found = {}
+    for pattern in patterns:
+        files = _list_local(local, pattern) if local else _list_hadoop(spark, root, pattern)
+        found.update({file.path: file for file in files if not Path(file.path).name.startswith((".", "_"))})
+    return sorted(found.values(), key=lambda file: file.path)
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:

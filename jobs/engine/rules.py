@@ -66,6 +66,11 @@ def count_violations(evaluated: DataFrame, rules: Sequence[Rule]) -> list[RuleRe
     return [RuleResult(rule, row[rule.name], row["_rows"]) for rule in rules]
 
 
+def violations(rule: Rule) -> Column:
+    """How many rows violate a rule, as an aggregate."""
+    return F.count_if(~F.coalesce(F.expr(rule.expression), F.lit(False)))
+
+
 def enforce(table: str, results: Sequence[RuleResult]) -> None:
     """Raises AssayError for the first rule that fails the run: a violated `fail` rule, or a rate over `max_rate`."""
     for result in results:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -44,14 +45,45 @@ class Rule(_Strict):
     max_rate: float | None = Field(None, ge=0, le=1)
 
 
+class RawTable(_Strict):
+    """One kind of raw rows: which files hold them and how; each kind is a bronze table.
+
+    With `full_extract`, a newer file replaces all earlier ones. With `arrival_order`, rows keep what tells their order.
+    `sheets` are the names that its sheet may have in the source's workbooks.
+    """
+
+    landing: str
+    format: Literal["lines", "csv"]
+    columns: list[Name] = []
+    required_columns: list[Name] = []
+    aliases: dict[str, Name] = Field({}, description="other header names, in lower case with _ -> column")
+    sheets: list[str] = []
+    full_extract: bool = False
+    arrival_order: bool = False
+
+    @model_validator(mode="after")
+    def _columns_suit_the_format(self) -> "RawTable":
+        if (self.format == "csv") != bool(self.columns):
+            raise ValueError("columns: the columns of the raw files, for format csv and for no other")
+        for key, names in {"required_columns": self.required_columns, "aliases": self.aliases.values()}.items():
+            if unknown := sorted(set(names) - set(self.columns)):
+                raise ValueError(f"{key}: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+        if self.arrival_order and self.format != "lines":
+            raise ValueError("arrival_order: for format lines only")
+        return self
+
+
 class SilverTable(_Strict):
-    """A cleaned table. The first of a source is parsed from bronze; the others are derived from it.
+    """A cleaned table: parsed from the raw table that `raw` names, or derived from other silver tables.
+
+    Of a source with one raw table, the first silver table is parsed from it.
 
     Of rows with one key, `keep` says which stays: that of the earliest delivery, or that of the newest file, and within
     a file the one with the greatest `order_by`. With `rebuild: always` the table is made anew from all live bronze rows
     whenever some are new, for its rows depend on each other; `keep: newest` implies that.
     """
 
+    raw: Name | None = None
     key: list[Name] = Field(min_length=1)
     transform: Name | None = None
     rules: list[Rule] = []
@@ -117,28 +149,64 @@ class Export(_Strict):
     order_by: list[Name]
 
 
+class Document(_Strict):
+    """A gold table (`key` and `document`, its text) of which each row becomes one file of its own."""
+
+    folder: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
+    suffix: str = Field(pattern=r"^\.[a-z0-9]+$")
+    key: Name
+    transform: Name | None = None
+
+
+_OF_RAW = frozenset(RawTable.model_fields)
+
+
 class Source(_Strict):
-    """One source: what arrives, what it becomes, what is published."""
+    """One source: what arrives, what it becomes, what is published.
+
+    A source with one kind of raw rows declares it at the top level; its raw table has the source's name.
+    """
 
     name: Name
-    landing: str
-    format: Literal["lines", "csv"]
-    columns: list[Name] = []
-    required_columns: list[Name] = []
+    workbook: str | None = Field(None, description="workbooks that hold a sheet for each raw table")
+    raw: dict[Name, RawTable] = Field(min_length=1)
     one_file: str | None = Field(None, description="environment variable that names one file to read instead")
     timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     tables: dict[Name, SilverTable] = Field(min_length=1)
     publish: dict[Name, PublishedTable] = {}
+    documents: dict[Name, Document] = {}
     exports: dict[Name, Export] = {}
     checks: list[Check] = []
     parameters: dict[Name, str | int | float | bool] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_raw_table(cls, content: dict[str, Any]) -> dict[str, Any]:
+        if "raw" in content:
+            return content
+        raw = {key: value for key, value in content.items() if key in _OF_RAW}
+        tables = content.get("tables")
+        if isinstance(tables, dict) and tables and isinstance(first := next(iter(tables.values())), dict):
+            tables = {**tables, next(iter(tables)): {"raw": content["name"], **first}}
+        rest = {key: value for key, value in content.items() if key not in _OF_RAW}
+        return {**rest, "raw": {content["name"]: raw}, "tables": tables}
+
     @model_validator(mode="after")
-    def _columns_suit_the_format(self) -> "Source":
-        if (self.format == "csv") != bool(self.columns):
-            raise ValueError("columns: the columns of the raw files, for format csv and for no other")
-        if unknown := sorted(set(self.required_columns) - set(self.columns)):
-            raise ValueError(f"required_columns: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+    def _raw_tables_are_read(self) -> "Source":
+        read = [table.raw for table in self.tables.values() if table.raw]
+        if unknown := sorted(set(read) - self.raw.keys()):
+            raise ValueError(f"tables: {unknown[0]!r} is not among the raw tables ({', '.join(self.raw)})")
+        for name in self.raw:
+            if read.count(name) != 1:
+                raise ValueError(f"raw.{name}: expected one silver table with `raw: {name}`, found {read.count(name)}")
+            if bool(self.workbook) != bool(self.raw[name].sheets):
+                raise ValueError(f"raw.{name}.sheets: the sheet names in the source's workbooks, if it has `workbook`")
+        if self.one_file and len(self.raw) > 1:
+            raise ValueError("one_file: for a source with one raw table only")
+        for name, table in self.tables.items():
+            if table.raw is None and (rule := next((r for r in table.rules if r.action == "quarantine"), None)):
+                raise ValueError(f"tables.{name}.rules: {rule.name!r} cannot quarantine: the table is derived")
         return self
 
     @model_validator(mode="after")
@@ -154,18 +222,39 @@ class Source(_Strict):
         return self
 
     @property
-    def parsed_table(self) -> str:
-        """The silver table that is parsed from bronze."""
-        return next(iter(self.tables))
+    def parsed_tables(self) -> dict[str, str]:
+        """The silver tables that are parsed from bronze, each with the raw table behind it."""
+        return {name: table.raw for name, table in self.tables.items() if table.raw}
 
     @property
     def derived_tables(self) -> list[str]:
-        return list(self.tables)[1:]
+        return [name for name, table in self.tables.items() if not table.raw]
+
+    @property
+    def gold_tables(self) -> list[str]:
+        """The published tables, and those that become documents."""
+        return [*self.publish, *self.documents]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Which files below the landing folder are of this source."""
+        return [*([self.workbook] if self.workbook else []), *(raw.landing for raw in self.raw.values())]
+
+    def raw_tables_of(self, path: str) -> list[str]:
+        """The raw tables that a file below the landing folder has rows of: all, if it is a workbook."""
+        if self.is_workbook(path):
+            return list(self.raw)
+        return [name for name, raw in self.raw.items() if len(self.raw) == 1 or fnmatchcase(path, raw.landing)]
+
+    def is_workbook(self, path: str) -> bool:
+        return self.workbook is not None and fnmatchcase(path, self.workbook)
 
     def silver_transform(self, table: str) -> Transform:
         return self._function(self.tables[table].transform or table, f"tables.{table}")
 
     def gold_transform(self, table: str) -> Transform:
+        if table in self.documents:
+            return self._function(self.documents[table].transform or table, f"documents.{table}")
         return self._function(self.publish[table].transform or table, f"publish.{table}")
 
     def check_transform(self, check: Check) -> Transform:
@@ -225,7 +314,12 @@ def _load(file: Path) -> Source:
     try:
         return Source.model_validate({"name": file.stem, **content})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{place}, {_finding(item)}" for item in error.errors())) from None
+        # What is wrong with a raw table declared at the top level is wrong at the top level.
+        own = ("raw", file.stem) if "raw" not in content else None
+        findings = [
+            {**item, "loc": item["loc"][2:] if item["loc"][:2] == own else item["loc"]} for item in error.errors()
+        ]
+        raise ConfigurationError("\n".join(f"{place}, {_finding(item)}" for item in findings)) from None
 
 
 def _finding(item: Any) -> str:
@@ -237,4 +331,6 @@ def _finding(item: Any) -> str:
     if item["type"] == "missing":
         return f"{key}: missing"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" + ("" if item["type"] == "value_error" else f" (found: {item['input']!r})")
+    return f"{key}: {message}".removeprefix(": ") + (
+        "" if item["type"] == "value_error" else f" (found: {item['input']!r})"
+    )

@@ -36,6 +36,7 @@ class Summary:
     release_id: int | None = None
     tables_changed: list[str] = field(default_factory=list)
     tables_unchanged: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
     is_published: bool = False
     look: str = ""
     next: list[str] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Summary:
         lines += [_line("set aside" if not i else "", text) for i, text in enumerate(self.set_aside)]
         if self.is_published:
             lines.append(self._release())
+        lines += [_line("documents", text) for text in self.documents]
         lines.append(_line("accounts", self._balance()))
         lines.append(_line("time", ", ".join(f"{name} {seconds:.1f}s" for name, seconds in self.seconds.items())))
         lines.append("")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.landing import LandingFile, Unreadable
@@ -187,3 +188,41 @@ def test_files_that_are_not_as_planned_are_found() -> None:
     _, events = deliver(History(), landing)
     landing.contents = {"a": "1", "b": "2 and more"}
     assert [event.source_file for event in vanished_or_changed(events, landing.listing())] == ["b", "c"]
+
+
+def event(
+    path: str, batch: int, at: int, status: Literal["loaded", "known", "rejected"] = "loaded", content: str = ""
+) -> FileEvent:
+    return FileEvent(path, 1, at, content or f"sha of {path} {batch}", status, None, batch)
+
+
+def full_extract(*events: FileEvent) -> History:
+    return History(events).of(lambda _: True, is_full_extract=True)
+
+
+def test_of_full_extracts_only_the_newest_counts_however_late_the_older_comes() -> None:
+    first, newest, late = event("a", 1, at=10), event("b", 2, at=30), event("c", 3, at=20)
+    assert full_extract(first).live() == {(1, "a")}
+    assert full_extract(first, newest).live() == {(2, "b")}
+    assert full_extract(first, newest, late).live() == {(2, "b")}
+    assert full_extract(first, newest, late).dead() == {(1, "a"), (3, "c")}
+    assert full_extract(first, newest).changes_what_was_read(1)
+    assert not full_extract(first, newest, late).changes_what_was_read(2)
+
+
+def test_a_full_extract_delivered_again_is_the_newest_again() -> None:
+    first, second = event("a", 1, at=10), event("b", 2, at=20)
+    again = event("a again", 3, at=30, status="known", content=first.content_hash or "")
+    assert full_extract(first, second, again).live() == {(1, "a")}
+
+
+def test_a_full_extract_that_was_set_aside_replaces_nothing() -> None:
+    first, broken = event("a", 1, at=10), event("b", 2, at=20, status="rejected")
+    copy_of_broken = event("c", 3, at=30, status="known", content=broken.content_hash or "")
+    assert full_extract(first, broken, copy_of_broken).live() == {(1, "a")}
+
+
+def test_a_history_can_be_that_of_some_files() -> None:
+    history = History([event("customers", 1, at=10), event("products", 2, at=20)])
+    customers = history.of(lambda path: path == "customers", is_full_extract=True)
+    assert (customers.newest_batch, customers.live()) == (1, {(1, "customers")})

@@ -32,6 +32,16 @@ def changed(**keys: Any) -> str:
 
 RULE = {"name": "r", "expression": "id is not null", "action": "warn", "reason": "no id"}
 
+LINES = {"format": "lines"}
+SEVERAL: dict[str, Any] = {
+    "raw": {"a": {"landing": "t/a*", **LINES}, "b": {"landing": "t/b*", **LINES}},
+    "tables": {"as": {"raw": "a", "key": ["id"]}, "bs": {"raw": "b", "key": ["id"]}, "c": {"key": ["id"]}},
+}
+
+
+def several(**keys: Any) -> str:
+    return yaml.safe_dump({**SEVERAL, **keys})
+
 
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -60,6 +70,21 @@ RULE = {"name": "r", "expression": "id is not null", "action": "warn", "reason":
             changed(format="csv", columns=["a"], required_columns=["b"]),
             "required_columns: 'b' is not among columns (a)",
         ),
+        (changed(landing=None), "conf/sources/things.yaml, landing: "),
+        (
+            changed(format="csv", columns=["a"], aliases={"b": "c"}),
+            "things.yaml, aliases: 'c' is not among columns (a)",
+        ),
+        (changed(format="csv", columns=["a"], arrival_order=True), "arrival_order: for format lines only"),
+        (changed(raw={"things": {"landing": "t/*", "format": "lines"}}), "landing: no such setting"),
+        (several(tables={"things": {"key": ["id"]}}), "raw.a: expected one silver table with `raw: a`, found 0"),
+        (several(tables={"things": {"key": ["id"], "raw": "c"}}), "tables: 'c' is not among the raw tables (a, b)"),
+        (several(one_file="A_FILE"), "one_file: for a source with one raw table only"),
+        (several(workbook="t/*.xlsx"), "raw.a.sheets: the sheet names in the source's workbooks"),
+        (
+            several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "rules": [{**RULE, "action": "quarantine"}]}}),
+            "tables.c.rules: 'r' cannot quarantine: the table is derived",
+        ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),
     ],
@@ -74,11 +99,29 @@ def test_what_is_right_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     load(tmp_path, monkeypatch, changed())
 
 
+def test_a_file_belongs_to_the_raw_tables_whose_pattern_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, monkeypatch, several())
+    source = load_sources()[0]
+    assert source.parsed_tables == {"as": "a", "bs": "b"}
+    assert source.derived_tables == ["c"]
+    assert source.raw_tables_of("t/b1.txt") == ["b"]
+    interactions = sources.Source.model_validate(
+        {
+            **SEVERAL,
+            "name": "things",
+            "workbook": "t/*.xlsx",
+            "raw": {name: {**raw, "sheets": [name]} for name, raw in SEVERAL["raw"].items()},
+        }
+    )
+    assert interactions.raw_tables_of("t/x.xlsx") == ["a", "b"]
+    assert interactions.patterns == ["t/*.xlsx", "t/a*", "t/b*"]
+
+
 def test_every_declared_function_exists() -> None:
     for source in load_sources():
         for table in source.tables:
             assert source.silver_transform(table)
-        for table in source.publish:
+        for table in source.gold_tables:
             assert source.gold_transform(table)
         for check in source.checks:
             assert source.check_transform(check)

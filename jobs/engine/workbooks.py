@@ -1,0 +1,163 @@
+"""Reading workbooks (.xlsx) as they came, on the executors: a sheet's columns by name, one row per row, nothing lost.
+
+Spark has no reader for workbooks, so this is the one place where Python workers read rows.
+"""
+
+import datetime
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.engine.readers import column_names, source_file, spark_paths
+
+ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<STRING>"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What is wanted of one sheet. `names`: what it may be called, compared without case, blanks and `_` alike."""
+
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    required: tuple[str, ...]
+    aliases: Mapping[str, str]
+
+
+def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
+    """Why workbooks are unfit: a reason for each that cannot be opened, or lacks a sheet or one of its columns.
+
+    Reasons never quote a cell: it may be personal data.
+    """
+    found = _contents(spark, root, paths).rdd.map(partial(_finding, sheets=tuple(sheets))).collect()
+    return {path: reason for path, reason in found if reason is not None}
+
+
+def read_workbooks(spark: SparkSession, root: str, paths: Iterable[str], sheet: Sheet) -> DataFrame:
+    """One row per row below the sheet's header: `_raw`, `_source_file`, `_row_hash`, `_rescued`, `_is_malformed`, and
+    the sheet's columns as STRING, as `read_csv` gives them.
+
+    - `_raw`: the row's cells as a JSON array of texts; `_rescued`: a JSON object of the cells in unknown columns.
+    - A date is ISO text (`2019-10-04T09:00:00`), a whole number has no fraction (`12`), a formula is its last value.
+    - `_is_malformed` is false: cells cannot be misplaced. A row without any value is not a row.
+    """
+    rows = _contents(spark, root, paths).rdd.flatMap(partial(_rows, sheet=sheet))
+    return spark.createDataFrame(rows, ROW_SCHEMA).select(
+        "_raw",
+        "_source_file",
+        F.substring(F.sha2("_raw", 256), 1, 32).alias("_row_hash"),
+        "_rescued",
+        F.lit(False).alias("_is_malformed"),
+        *[F.col("_cells")[number].alias(name) for number, name in enumerate(sheet.columns)],
+    )
+
+
+def _contents(spark: SparkSession, root: str, paths: Iterable[str]) -> DataFrame:
+    """One row per file: `_source_file`, `content`."""
+    files = spark.read.format("binaryFile").load(spark_paths(root, paths))
+    return files.select(source_file(spark, root).alias("_source_file"), "content")
+
+
+# On the executors
+
+
+def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
+    """The workbook's path, and why it is unfit, if it is."""
+    try:
+        with _opened(file["content"]) as workbook:
+            for sheet in sheets:
+                lines = _lines(workbook, sheet)
+                if lines is None:
+                    return file["_source_file"], f"it has no sheet called {' or '.join(sheet.names)}"
+                header = next(lines, ())
+                names = column_names(_header_texts(header), sheet.columns, sheet.aliases)
+                if missing := [name for name in sheet.required if name not in names]:
+                    lacking = f"sheet {sheet.names[0]}: its header lacks required columns: {', '.join(missing)}"
+                    return file["_source_file"], lacking
+                if twice := [name for name in sheet.columns if names.count(name) > 1]:
+                    return file["_source_file"], f"sheet {sheet.names[0]}: two columns are {twice[0]}"
+                for _ in lines:  # all of it, so that damage further down is found before anything is written
+                    pass
+    except Exception as error:  # openpyxl raises whatever the damage leads to
+        return file["_source_file"], f"the workbook could not be read: {_kind(error)}"
+    return file["_source_file"], None
+
+
+def _rows(file: Row, sheet: Sheet) -> Iterator[tuple[str, str, str | None, list[str | None]]]:
+    try:
+        with _opened(file["content"]) as workbook:
+            lines = _lines(workbook, sheet) or iter(())
+            names = column_names(_header_texts(next(lines, ())), sheet.columns, sheet.aliases)
+            place = {name: number for number, name in enumerate(names)}
+            unknown = {name: number for name, number in place.items() if name not in sheet.columns}
+            for cells in lines:
+                beyond = {f"_column_{n + 1}": cells[n] for n in range(len(names), len(cells)) if cells[n] is not None}
+                rescued = {name: cells[n] for name, n in unknown.items() if n < len(cells) and cells[n] is not None}
+                rescued |= beyond
+                values = [cells[place[c]] if c in place and place[c] < len(cells) else None for c in sheet.columns]
+                text = json.dumps(cells, ensure_ascii=False)
+                yield text, file["_source_file"], json.dumps(rescued, ensure_ascii=False) if rescued else None, values
+    except Exception as error:
+        # The wording is that of Spark's own readers, by which `failed_file` knows the file.
+        message = f"Encountered error while reading file /{file['_source_file']}. Details: {_kind(error)}"
+        raise RuntimeError(message) from None
+
+
+@contextmanager
+def _opened(content: bytes | bytearray) -> Iterator[Any]:
+    """A workbook to read from."""
+    from openpyxl import load_workbook
+
+    workbook = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
+    try:
+        yield workbook
+    finally:
+        workbook.close()
+
+
+def _lines(workbook: Any, sheet: Sheet) -> Iterator[list[str | None]] | None:
+    """The sheet's rows that have any value, as texts; None if there is no such sheet."""
+    wanted = [_normalised(name) for name in sheet.names]
+    found = {_normalised(name): name for name in reversed(workbook.sheetnames)}
+    name = next((found[name] for name in wanted if name in found), None)
+    if name is None or not hasattr(workbook[name], "iter_rows"):
+        return None
+    worksheet = workbook[name]
+    worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond them would be lost
+    rows = ([_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
+    return (row for row in rows if any(value is not None and value.strip() for value in row))
+
+
+def _header_texts(cells: Iterable[str | None]) -> list[str]:
+    return [cell or "" for cell in cells]
+
+
+def _normalised(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).lower()
+
+
+def _text(value: object) -> str | None:
+    """A cell as text. Half a surrogate pair, which is no character, becomes U+FFFD."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _kind(error: Exception) -> str:
+    """What is wrong, without what the library quotes of the file."""
+    if isinstance(error, zipfile.BadZipFile):
+        return "it is no workbook, or it is cut off"
+    return type(error).__name__

@@ -1,0 +1,64 @@
+"""Lines of text files: order of arrival, many small files, headers matched by name."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.engine.readers import column_names, read_lines
+from tests.transforms.examples import examples
+
+COLUMNS = ["date_start", "interaction"]
+
+
+def test_lines_know_the_order_in_which_they_arrived(tmp_path: Path, spark: SparkSession) -> None:
+    import os
+
+    contents = {"b.log": ("b1\nb2\n", 100), "a.log": ("a2\na1\na3\n", 200), "c {1}.log": ("c1\n", 100)}
+    for name, (text, at) in contents.items():
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (at, at))
+    rows = read_lines(spark, str(tmp_path), list(contents), arrival_order=True)
+    assert [row["_raw"] for row in rows.orderBy("_arrival").collect()] == ["b1", "b2", "c1", "a2", "a1", "a3"]
+
+
+def test_a_file_that_is_split_keeps_its_order(tmp_path: Path, spark: SparkSession) -> None:
+    lines = [f"line {number:05d}" for number in range(5000)]
+    (tmp_path / "a.log").write_text("\n".join(lines))
+    spark.conf.set("spark.sql.files.maxPartitionBytes", 10_000)
+    try:
+        rows = read_lines(spark, str(tmp_path), ["a.log"], arrival_order=True)
+        assert rows.select("_arrival.block").distinct().count() > 3
+        assert [row["_raw"] for row in rows.orderBy("_arrival").collect()] == lines
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+
+
+def test_of_a_folder_read_whole_only_the_wanted_files_count(tmp_path: Path, spark: SparkSession) -> None:
+    for name in ("in/a.log", "in/b.log", "in/unplanned.log", "in/day=1/deep.log", "out/c.log", "out/d.log"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n")
+    wanted = ["in/a.log", "in/b.log", "out/c.log"]
+    rows = read_lines(spark, str(tmp_path), wanted, whole_folders=["in"], arrival_order=True).collect()
+    assert sorted((row["_raw"], row["_source_file"]) for row in rows) == [(name, name) for name in wanted]
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        (["Date Start", "Interaction"], ["date_start", "interaction"]),
+        ([" date-start\t", "EVENT"], ["date_start", "interaction"]),
+        (["Dáte Start", "other thing", ""], ["dáte start", "other thing", "_column_3"]),
+    ],
+)
+def test_a_header_names_columns_in_any_spelling(header: list[str], names: list[str]) -> None:
+    assert column_names(header, COLUMNS, {"event": "interaction"}) == names
+
+
+def test_any_header_has_a_name_for_each_field() -> None:
+    from hypothesis import strategies as st
+
+    for header in examples(st.lists(st.text(max_size=20), max_size=5)):
+        names = column_names(header, COLUMNS, {})
+        assert len(names) == len(header)
+        assert all(names)
