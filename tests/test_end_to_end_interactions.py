@@ -1,0 +1,83 @@
+"""Interactions, workbook or CSV to Postgres: three sheets, the newest delivery of each of which counts."""
+
+from datetime import date, datetime
+
+from scripts.samples import interactions
+from tests.jobs.engine.test_workbooks import workbook
+from tests.lab import Lab
+
+CUSTOMERS = [["Customer_Id", "Occupation", "Type"], [1, "Nurse", "Private"], [2, None, None], [3, "Baker", "Business"]]
+EVENTS = [
+    ["Date Start", "Interaction", "Customers"],
+    [datetime(2019, 10, 4, 9, 0), "Email", 1],
+    ["05/10/2019 10:00", "Call", "1; 2"],
+    ["01/11/2019 10:00", "email", "7"],
+    ["no date", "Bird", 1],
+]
+PRODUCTS = [["Date", "Product"], ["10-2019", "Alpha"], [datetime(2019, 10, 1), "Beta"]]
+SHEETS = {"Customers": CUSTOMERS, "External interactions": EVENTS, "Products of discussion": PRODUCTS, "Notes": [["x"]]}
+COUNTS = "SELECT customer_id, channel, interaction_count FROM gold.customer_channel_interactions ORDER BY 1, 2"
+
+
+def test_a_workbook_then_newer_sheets_then_the_workbook_again(lab: Lab) -> None:
+    lab.land("interactions/all.xlsx", workbook(SHEETS), at=1_700_000_000)
+    lab.land("interactions/lacking.xlsx", workbook({"Customers": CUSTOMERS}), at=1_700_000_001)
+    first = lab.run("interactions")
+    assert first.set_aside == [
+        "interactions/lacking.xlsx: it has no sheet called External interactions or Interactions"
+    ]
+    assert lab.query(COUNTS) == [
+        (1, "Call", 1), (1, "Email", 1), (2, "Call", 1), (2, "Email", 0),
+        (3, "Call", 0), (3, "Email", 0), (7, "Call", 0), (7, "Email", 1),
+    ]  # fmt: skip
+    assert [warning for warning in first.warnings if "customer_listed)" in warning]
+    assert lab.query("SELECT * FROM gold.product_customer_types WHERE interaction_count > 0 ORDER BY 1, 2") == [
+        ("Alpha", "Private", 2), ("Alpha", "Unknown", 1), ("Beta", "Private", 2), ("Beta", "Unknown", 1),
+        ("Unknown", "Unknown", 1),
+    ]  # fmt: skip
+    assert lab.query("SELECT * FROM gold.customer_channel_daily_interactions WHERE customer_id = 1 ORDER BY 3") == [
+        (1, "Email", date(2019, 10, 4), 1),
+        (1, "Call", date(2019, 10, 5), 1),
+    ]
+    assert lab.account("silver") == {"interactions/all.xlsx": (9, 8, 1, 0, 0)}
+    ids = set(lab.table("silver/interactions/interactions").select("interaction_id").toLocalIterator())
+
+    # One sheet anew, as CSV with other headers: it alone is replaced. The same interaction keeps its id.
+    newer = "date_start,event,customers\n04/10/2019 09:00,Email,1\n06/10/2019 09:00,Post,2\n"
+    lab.land("interactions/interactions_2.csv", newer, at=1_700_000_100)
+    lab.run("interactions")
+    replaced = [(1, "Email", 1), (1, "Post", 0), (2, "Email", 0), (2, "Post", 1)]
+    assert lab.query(COUNTS) == [*replaced, (3, "Email", 0), (3, "Post", 0)]
+    assert lab.account("silver") == {
+        "interactions/all.xlsx": (9, 5, 0, 0, 4),
+        "interactions/interactions_2.csv": (2, 2, 0, 0, 0),
+    }
+    assert len(ids & set(lab.table("silver/interactions/interactions").select("interaction_id").toLocalIterator())) == 1
+
+    # An older extract that comes late changes nothing; one delivered again is the newest again.
+    lab.land("interactions/interactions_1.csv", newer.replace("Post", "Boat"), at=1_600_000_000)
+    assert lab.run("interactions").release_id is None
+    lab.land("interactions/all again.xlsx", (lab.landing / "interactions/all.xlsx").read_bytes(), at=1_700_000_200)
+    lab.run("interactions")
+    assert (7, "Email", 1) in lab.query(COUNTS)
+    assert lab.account("silver")["interactions/interactions_2.csv"] == (2, 0, 0, 0, 2)
+
+
+def test_sheets_that_have_not_come_yet_are_empty(lab: Lab) -> None:
+    lab.land("interactions/interactions.csv", "Customers,Interaction,Date Start\n5,Email,04/10/2019 09:00\n")
+    lab.run("interactions")
+    assert lab.query(COUNTS) == [(5, "Email", 1)]
+    assert lab.query("SELECT * FROM gold.product_customer_types") == [("Unknown", "Unknown", 1)]
+    lab.land("interactions/products.csv", "Date,Product\n10-2019,Alpha\n")
+    lab.run("interactions")
+    assert lab.query("SELECT * FROM gold.product_customer_types") == [("Alpha", "Unknown", 1)]
+
+
+def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
+    made = interactions.write(lab.landing / "interactions", rows=1_000)
+    lab.run("interactions")
+    read, written, quarantined, deduplicated, superseded = (
+        sum(column) for column in zip(*lab.account("silver").values(), strict=True)
+    )
+    assert (read, written, quarantined) == (made.lines, made.valid, sum(made.bad.values()))
+    assert deduplicated + superseded == made.duplicates + made.superseded
