@@ -24,6 +24,7 @@ from jobs.engine.sources import RawTable, Source
 
 # From here on, to look up each path costs more than to read some files in vain.
 MANY_FILES = 500
+CHANGED = "the file was changed or taken away before it was read"
 
 
 @dataclass
@@ -46,21 +47,69 @@ def bronze_table(source: Source, raw: str) -> str:
     return f"bronze/{source.name}/{raw}"
 
 
+def bronze_writer(source: Source) -> str:
+    return f"bronze:{source.name}"
+
+
+def finished_batch(run: Run, source: Source) -> int:
+    """The newest batch of files that bronze has read to its end; a crash may have left a later one unfinished."""
+    return run.ledger.accounted_through(bronze_writer(source))
+
+
 def history(run: Run, source: Source, raw: str) -> History:
     """What was decided about the files of one raw table."""
-    whole = run.ledger.history(source.name)
-    return whole.of(lambda path: raw in source.raw_tables_of(path), is_full_extract=source.raw[raw].full_extract)
+    return of_raw_table(run.ledger.history(source.name), source, raw)
+
+
+def of_raw_table(decided: History, source: Source, raw: str) -> History:
+    """The part of a source's history that is about the files of one raw table."""
+    return decided.of(lambda path: raw in source.raw_tables_of(path), is_full_extract=source.raw[raw].full_extract)
+
+
+def listing(run: Run, source: Source) -> list[LandingFile]:
+    """The source's files in the landing folder."""
+    root, patterns = _landing(run, source)
+    return list_files(run.spark, root, patterns)
+
+
+def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
+    """What to take from the landing folder after all that was decided before; empty if nothing is new."""
+    return plan(decided, listed, partial(_contents, run, source))
+
+
+def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id: int) -> list[str]:
+    """The raw tables that the files have rows of and that do not have the rows of this batch yet."""
+    return [
+        raw
+        for raw in source.raw
+        if any(raw in source.raw_tables_of(file.source_file) for file in files)
+        and run.lake.written_through(bronze_table(source, raw), bronze_writer(source)) < batch_id
+    ]
+
+
+def no_longer_as_planned(
+    files: Sequence[FileEvent], listed: Sequence[LandingFile], reason: str = CHANGED
+) -> list[FileEvent]:
+    """Those files of a planned batch that were changed or taken away, as set aside for `reason`."""
+    # Without its size the file is new to the next plan, even if it is back as it was by then.
+    return [replace(e, size=-1, status="rejected", reason=reason) for e in vanished_or_changed(files, listed)]
+
+
+def vanished(source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
+    """The files that were taken in and are no longer in the landing folder, as they were last; their rows stay."""
+    if _named_file(source):
+        return []
+    there = {file.path for file in listed}
+    return [e for path, e in sorted(decided.newest_versions(accepted=True).items()) if path not in there]
 
 
 def refine(run: Run, source: Source) -> BronzeReport:
     """Finishes the batch that a crash left, then plans and reads the next one."""
     report = BronzeReport()
-    newest = run.ledger.history(source.name).newest_batch
+    newest = run.ledger.history(source.name).newest_planned
     if newest:
         _load(run, source, newest, report)
-    root, patterns = _landing(run, source)
-    listing = list_files(run.spark, root, patterns)
-    events = plan(run.ledger.history(source.name), listing, partial(_contents, run, source))
+    events = next_batch(run, source, run.ledger.history(source.name), listing(run, source))
     if events:
         run.ledger.record_plan(source.name, events)
         report.events += [event for event in events if event.status != "loaded"]
@@ -81,15 +130,9 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
 
 def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
-    writer = f"bronze:{source.name}"
+    writer = bronze_writer(source)
     files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
-    unread = [
-        raw
-        for raw in source.raw
-        if any(raw in source.raw_tables_of(file.source_file) for file in files)
-        and run.lake.written_through(bronze_table(source, raw), writer) < batch_id
-    ]
-    if unread:
+    if unread := unread_tables(run, source, files, batch_id):
         report.events += _append(run, source, batch_id, unread, files, report)
     if not run.ledger.is_accounted(writer, batch_id):
         parts = [_accounts(run, source, raw, batch_id) for raw in source.raw]
@@ -105,15 +148,14 @@ def _append(
     run: Run, source: Source, batch_id: int, raw_tables: list[str], files: list[FileEvent], report: BronzeReport
 ) -> list[FileEvent]:
     """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
-    root, patterns = _landing(run, source)
+    root, _ = _landing(run, source)
 
     def without_changed(files: list[FileEvent], reason: str) -> list[FileEvent]:
-        changed = {e.source_file for e in vanished_or_changed(files, list_files(run.spark, root, patterns))}
-        # Without its size the file is new to the next plan, even if it is back as it was by then.
-        files = [replace(file, size=-1) if file.source_file in changed else file for file in files]
+        changed = {e.source_file: e for e in no_longer_as_planned(files, listing(run, source), reason)}
+        files = [changed.get(file.source_file, file) for file in files]
         return _without(run, source, files, dict.fromkeys(changed, reason), report)
 
-    files = without_changed(files, "the file was changed or taken away before it was read")
+    files = without_changed(files, CHANGED)
     books = [file.source_file for file in files if source.is_workbook(file.source_file)]
     if books:
         unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
@@ -133,7 +175,7 @@ def _append_to(
             files = _without(run, source, files, unfit, report)
             if rows is not None:
                 run.lake.append_once(
-                    _stamped(run, rows, batch_id), bronze_table(source, raw), f"bronze:{source.name}", batch_id
+                    _stamped(run, rows, batch_id), bronze_table(source, raw), bronze_writer(source), batch_id
                 )
             break
         except (PySparkException, Py4JJavaError) as error:
@@ -146,13 +188,18 @@ def _append_to(
 
 def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     """Where the source's files lie, and which they are; one file of its own if its variable names one."""
-    named = os.environ.get(source.one_file) if source.one_file else None
+    named = _named_file(source)
     if not named:
         return run.settings.landing, source.patterns
     file = Path(named).resolve()
     if not file.is_file():
         raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
     return str(file.parent), [glob.escape(file.name)]
+
+
+def _named_file(source: Source) -> str | None:
+    """The one file that the source's variable names, if it has one and it is set."""
+    return os.environ.get(source.one_file) or None if source.one_file else None
 
 
 def _read(run: Run, source: Source, raw: str, paths: list[str]) -> tuple[DataFrame | None, dict[str, str]]:

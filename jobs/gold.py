@@ -3,7 +3,7 @@
 The silver tables that are derived from the parsed one (counselors, transfers, ...) are kept up to date the same way.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ from jobs.engine import rules as gate
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
-from jobs.engine.sources import Rule, Source, Transform, input_names
+from jobs.engine.sources import Source, Transform, input_names
 from jobs.silver import call, quarantine_table, silver_table
 
 
@@ -27,25 +27,81 @@ class GoldReport:
     rules: list[gate.RuleResult] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a Delta table is computed: `inputs` maps each table that the transform's parameters name to its path."""
+
+    table: str
+    transform: Transform
+    inputs: Mapping[str, str]
+
+
 def gold_table(source: Source, table: str) -> str:
     return f"gold/{source.name}/{table}"
 
 
 def refine_derived_silver(run: Run, source: Source) -> GoldReport:
     """Brings the silver tables that are derived from the parsed one up to date."""
-    made = {table: silver_table(source, table) for table in source.derived_tables}
-    rules = {made[table]: source.tables[table].rules for table in made}
-    return _refresh(run, source, {made[t]: source.silver_transform(t) for t in made}, _silver(source), rules)
+    rules = {silver_table(source, table): table for table in source.derived_tables}
+    return _refresh(run, source, derived_silver(source), rules)
 
 
 def refine(run: Run, source: Source) -> GoldReport:
     """Brings the source's gold tables up to date."""
-    readable = {table: gold_table(source, table) for table in source.gold_tables} | _silver(source)
-    made = {gold_table(source, table): source.gold_transform(table) for table in source.gold_tables}
-    report = _refresh(run, source, made, readable)
+    report = _refresh(run, source, gold(source))
     if report.refreshed:
         _check(run, source)
     return report
+
+
+def derived_silver(source: Source) -> list[Recipe]:
+    """The silver tables that are computed from other silver tables."""
+    made = {silver_table(source, table): source.silver_transform(table) for table in source.derived_tables}
+    return _recipes(made, _silver(source))
+
+
+def gold(source: Source) -> list[Recipe]:
+    """The gold tables."""
+    readable = {table: gold_table(source, table) for table in source.gold_tables} | _silver(source)
+    made = {gold_table(source, table): source.gold_transform(table) for table in source.gold_tables}
+    return _recipes(made, readable)
+
+
+def outdated(run: Run, source: Source, recipes: Sequence[Recipe], changing: Collection[str] = ()) -> dict[str, str]:
+    """The tables to compute anew, each with the reason, in an order in which they can be computed.
+
+    `changing`: Delta tables that will have changed by then.
+    """
+    found: dict[str, str] = {}
+    by_table = {recipe.table: recipe for recipe in recipes}
+    for wave in _waves({recipe.table: set(recipe.inputs.values()) for recipe in recipes}):
+        reasons = {table: _reason(run, by_table[table], source.logic(), {*changing, *found}) for table in wave}
+        found |= {table: reason for table, reason in reasons.items() if reason}
+    return found
+
+
+def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> str | None:
+    """Why a table is not what its inputs and its code make of it; None if it is."""
+    state = run.ledger.table_states().get(recipe.table)
+    if state is None:
+        return "never computed"
+    if state.delta_version != run.lake.version(recipe.table):
+        return "the table is not as its last run left it"
+    if state.logic != logic:
+        return "code or settings changed"
+    paths = sorted(set(recipe.inputs.values()))
+    if changed := [path for path in paths if path in changing]:
+        return f"{', '.join(changed)} will change"
+    if changed := [path for path in paths if state.inputs.get(path) != (run.lake.version(path) or 0)]:
+        return f"{', '.join(changed)} changed"
+    return None if sorted(state.inputs) == paths else "it is computed from other tables now"
+
+
+def _recipes(made: Mapping[str, Transform], readable: Mapping[str, str]) -> list[Recipe]:
+    return [
+        Recipe(table, function, {name: readable[name] for name in input_names(function) if name in readable})
+        for table, function in made.items()
+    ]
 
 
 def _silver(source: Source) -> dict[str, str]:
@@ -70,41 +126,31 @@ def _check(run: Run, source: Source) -> None:
 
 
 def _refresh(
-    run: Run,
-    source: Source,
-    made: Mapping[str, Transform],
-    readable: Mapping[str, str],
-    rules: Mapping[str, Sequence[Rule]] | None = None,
+    run: Run, source: Source, recipes: Sequence[Recipe], silver: Mapping[str, str] | None = None
 ) -> GoldReport:
-    """Computes each table of `made` whose inputs or code are not those it was computed from.
+    """Computes each table whose inputs or code are not those it was computed from.
 
-    `readable` maps what a transform's parameter may name to the Delta table behind it; `rules` are those of `made`.
+    `silver` says which silver table each of them is, if they are, for these may have rules.
     """
     report, logic = GoldReport(), source.logic()
     if not all(run.lake.exists(silver_table(source, table)) for table in source.parsed_tables):
         return report
-    inputs = {
-        target: {name: readable[name] for name in input_names(function) if name in readable}
-        for target, function in made.items()
-    }
+    wanted = outdated(run, source, recipes)
+    report.unchanged = [recipe.table for recipe in recipes if recipe.table not in wanted]
+    pending = {recipe.table: recipe for recipe in recipes if recipe.table in wanted}
 
-    def refresh(target: str) -> tuple[TableState, list[gate.RuleResult]] | None:
-        versions = {path: run.lake.version(path) or 0 for path in inputs[target].values()}
-        state = run.ledger.table_states().get(target)
-        if state and (state.inputs, state.logic, state.delta_version) == (versions, logic, run.lake.version(target)):
-            return None
-        frame = call(made[target], {name: run.lake.read(path) for name, path in inputs[target].items()}, source)
-        return _write(run, target, frame, TableState(target, 0, versions, logic, 0, ""), (rules or {}).get(target, []))
+    def refresh(target: str) -> tuple[TableState, list[gate.RuleResult]]:
+        inputs = pending[target].inputs
+        versions = {path: run.lake.version(path) or 0 for path in inputs.values()}
+        frame = call(pending[target].transform, {name: run.lake.read(path) for name, path in inputs.items()}, source)
+        return _write(run, source, frame, TableState(target, 0, versions, logic, 0, ""), (silver or {}).get(target))
 
     # Most tables are small, and Spark plans longer than it computes: the cores are better used by a few at a time.
     with ThreadPoolExecutor(max_workers=min(4, run.spark.sparkContext.defaultParallelism)) as pool:
-        for wave in _waves({target: set(paths.values()) for target, paths in inputs.items()}):
-            for target, made_anew in zip(wave, list(pool.map(refresh, wave)), strict=True):
-                if made_anew is None:
-                    report.unchanged.append(target)
-                else:
-                    report.refreshed.append(made_anew[0])
-                    report.rules += made_anew[1]
+        for wave in _waves({table: set(recipe.inputs.values()) for table, recipe in pending.items()}):
+            for state, results in list(pool.map(refresh, wave)):
+                report.refreshed.append(state)
+                report.rules += results
     run.ledger.record_table_states(report.refreshed)
     return report
 
@@ -121,20 +167,24 @@ def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:
 
 
 def _write(
-    run: Run, target: str, frame: DataFrame, state: TableState, rules: Sequence[Rule]
+    run: Run, source: Source, frame: DataFrame, state: TableState, silver: str | None
 ) -> tuple[TableState, list[gate.RuleResult]]:
     """Replaces the table, counting and hashing its rows on the way; `state` completed, and what the rules found.
 
     Raises AssayError for a rule that fails the run.
     """
     observed = Observation()
+    rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
+    referenced = {rule.needs[0] for rule in rules if rule.needs}
+    tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
     row_hash = F.xxhash64(*frame.columns).cast("decimal(38,0)")
     metrics = [F.count(F.lit(1)).alias("rows"), F.sum(row_hash).alias("hash")]
-    watched = frame.observe(observed, *metrics, *[gate.violations(rule).alias(f"rule:{rule.name}") for rule in rules])
-    version = run.lake.overwrite(watched, target)
+    metrics += [gate.violations(rule).alias(f"rule:{rule.name}") for rule in rules]
+    watched = gate.answered(frame, rules, key, None, tables).observe(observed, *metrics).select(*frame.columns)
+    version = run.lake.overwrite(watched, state.table_name)
     found = observed.get
-    results = [gate.RuleResult(rule, found[f"rule:{rule.name}"], found["rows"]) for rule in rules]
-    gate.enforce(target.replace("/", "."), results)
+    results = [gate.RuleResult(str(silver), rule, found[f"rule:{rule.name}"], found["rows"]) for rule in rules]
+    gate.enforce(results)
     counted = replace(state, delta_version=version, row_count=found["rows"], checksum=str(found["hash"] or 0))
     return counted, results
 

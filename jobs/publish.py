@@ -21,6 +21,9 @@ ACCOUNT_COLUMNS = [
     "rows_deduplicated", "rows_superseded", "recorded_at", "batch_id",
 ]  # fmt: skip
 REJECTED_COLUMNS = ["source", "source_file", "reason", "run_id", "recorded_at"]
+RULE_COLUMNS = [
+    "run_id", "source", "table_name", "rule", "action", "rows_checked", "rows_violating", "rate", "recorded_at",
+]  # fmt: skip
 
 
 @dataclass
@@ -68,11 +71,11 @@ def verify_accounts(run: Run, source: Source) -> None:
 
 def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
     """Publishes what has changed since the last release; nothing, if nothing has."""
-    items = [item for source in sources for item in _publications(run, source)]
+    items = [item for source in sources for item in publications(run, source)]
     with postgres.connect(target) as connection:
         postgres.prepare(connection, reader_passwords(run.settings))
         last = postgres.published(connection)
-        changed = [item for item in items if _is_changed(item, last)]
+        changed = [item for item in items if is_changed(item, last)]
         unchanged = [item for item in items if item not in changed]
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         for source in sources:
@@ -89,6 +92,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
             postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
+            postgres.copy_new(connection, "ops.rule_results", RULE_COLUMNS, run.ledger.rule_results())
         postgres.drop_staging(connection, changed)
     written = []
     for source in sources:
@@ -98,7 +102,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
     return PublishReport(release_id, *names, written)
 
 
-def _publications(run: Run, source: Source) -> list[Publication]:
+def publications(run: Run, source: Source) -> list[Publication]:
     states = run.ledger.table_states()
     place = f"{SOURCES_FOLDER / source.name}.yaml, publish"
     return [
@@ -108,7 +112,7 @@ def _publications(run: Run, source: Source) -> list[Publication]:
     ]
 
 
-def _is_changed(item: Publication, last: dict[str, tuple[int, int, str, str]]) -> bool:
+def is_changed(item: Publication, last: dict[str, tuple[int, int, str, str]]) -> bool:
     """Whether its rows or its definition differ from the last release; a new Delta version alone is no change."""
     if item.full_name not in last:
         return True

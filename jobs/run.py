@@ -44,6 +44,7 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary)
         with run.steps.step(source.name, "silver") as step:
             made = silver.refine(run, source)
             derived = gold.refine_derived_silver(run, source)
+            run.ledger.record_rule_results(source.name, [*(made.rules if made else []), *derived.rules])
             step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
             if "publish" not in layers and (made or derived.refreshed or read.events):
                 publish.verify_accounts(run, source)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields
 from functools import reduce
 
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs.bronze import bronze_table, history
+from jobs.bronze import bronze_table, finished_batch, history, of_raw_table
 from jobs.engine import rules as gate
+from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
@@ -21,6 +22,7 @@ from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, 
 
 LINEAGE = ("_source_file", "_batch_id")
 _QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
+ROW = ("_batch_id", "_source_file", "_row_hash")
 _IS_VALID = "size(_violations) = 0"
 _IS_BAD = "size(_violations) > 0"
 
@@ -42,13 +44,24 @@ class SilverReport:
 
 
 @dataclass(frozen=True)
-class _Scope:
-    """Which bronze rows one pass of silver takes: batches `after` < b <= `through`; less those of `dead` deliveries."""
+class Scope:
+    """Which bronze rows one pass of silver takes: batches `after` < b <= `through`; less those of `dead` deliveries.
+
+    With `rebuild` they take the place of all rows of the table; with a `request`, of the rows of its batches.
+    """
 
     after: int
     through: int
     rebuild: bool
     dead: frozenset[tuple[int, str]]
+    request: Request | None = None
+
+    def covers(self) -> Column:
+        """Whether a row is of the batches that this pass takes."""
+        number = F.col("_batch_id")
+        if self.request and not self.rebuild:
+            return number.isin(*self.request.batches)
+        return (number > self.after) & (number <= self.through)
 
 
 def silver_table(source: Source, table: str) -> str:
@@ -64,74 +77,146 @@ def check(run: Run, source: Source) -> None:
     tables: dict[str, DataFrame] = {}
     last = max((number for number, table in enumerate(source.tables.values()) if table.rules), default=-1)
     for table in list(source.tables)[: last + 1]:
-        rules = source.tables[table].rules
         if table in source.parsed_tables:
             rows = _parsed(source, table, _no_rows(run, source, table))
             tables[table] = _columns(gate.evaluate(rows, []))
         else:
             rows = tables[table] = call(source.silver_transform(table), tables, source)
-        gate.check_expressions(source.name, table, rows, rules)
+        gate.check_expressions(source.name, table, rows, source.tables[table].rules, tables)
 
 
 def refine(run: Run, source: Source) -> SilverReport | None:
     """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
     if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
         return None
-    reports = [report for table in source.parsed_tables if (report := _refine(run, source, table))]
+    reports: list[SilverReport] = []
+    for table in source.parsed_tables:
+        if not run.lake.exists(bronze_table(source, source.parsed_tables[table])):
+            _make_empty(run, source, table)
+            continue
+        while scope := _scope(run, source, table):
+            reports.append(_refine(run, source, table, scope))
     return reduce(SilverReport.plus, reports) if reports else None
 
 
-def _refine(run: Run, source: Source, table: str) -> SilverReport | None:
+def _make_empty(run: Run, source: Source, table: str) -> None:
+    """Other tables of the source are computed from this one too: to them it is there, with no rows yet."""
+    if not run.lake.exists(silver_table(source, table)):
+        evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), [])
+        run.lake.overwrite(_columns(evaluated), silver_table(source, table))
+
+
+def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
+    """One pass: reads, checks and writes the rows of the scope."""
     declared, raw = source.tables[table], source.parsed_tables[table]
-    target, writer = silver_table(source, table), f"silver:{source.name}/{table}"
-    if not run.lake.exists(bronze_table(source, raw)):
-        # Other tables of the source are computed from this one too: to them it is there, with no rows yet.
-        if not run.lake.exists(target):
-            evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), declared.rules)
-            run.lake.overwrite(_columns(evaluated), target)
-        return None
-    scope = _scope(run, source, table, writer)
-    if scope is None:
-        return None
-    number = F.col("_batch_id")
-    bronze = run.lake.read(bronze_table(source, raw)).where((number > scope.after) & (number <= scope.through))
-    parsed = _parsed(source, table, _live(bronze, scope))
-    with run.lake.staged(gate.evaluate(parsed, declared.rules), f"{source.name}.{table}") as evaluated:
-        results = gate.count_violations(evaluated, declared.rules)
-        gate.enforce(target.replace("/", "."), results)
+    target, quarantine, writer = silver_table(source, table), quarantine_table(source, table), silver_writer(source, table)
+    bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
+    known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
+    if known is not None and scope.request:
+        known = known.where(~scope.covers())
+    with run.lake.staged(_evaluated(run, source, table, bronze, scope, known), f"{source.name}.{table}") as evaluated:
+        results = gate.count_violations(evaluated, table, declared.rules)
+        gate.enforce(results)
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
-        known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
         duplicates = _duplicates(valid, declared.key, known).persist()
         ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw)).persist()
         accounts = _accounts(source, table, bronze, evaluated, ranked, scope).persist()
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect.
-        write = run.lake.overwrite_once if scope.rebuild else run.lake.append_once
-        quarantine = quarantine_table(source, table)
-        already = 0 if scope.rebuild else run.lake.written_through(quarantine, writer)
-        write(_quarantined(held_back.where(number > already), declared), quarantine, writer, scope.through)
+        already = run.lake.written_through(quarantine, writer) if _is_append(scope) else 0
+        quarantined = _quarantined(held_back.where(F.col("_batch_id") > already), declared)
+        _write(run, quarantined, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, accounts, scope, writer), writer, scope.through)
-        write(_without_duplicates(valid, duplicates, ranked, declared.key), target, writer, scope.through)
+        _write(run, _without_duplicates(valid, duplicates, ranked, declared.key), target, writer, scope)
         report = _report(accounts, results)
         for frame in (accounts, ranked, duplicates):
             frame.unpersist()
         return report
 
 
-def _scope(run: Run, source: Source, table: str, writer: str) -> _Scope | None:
-    """What silver has to read; None if nothing."""
+def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> DataFrame:
+    """Bronze rows as the present parser and rules see them; nothing is written. `asked` names them by ROW."""
+    raw, target = source.parsed_tables[table], silver_table(source, table)
+    scope = Scope(0, finished_batch(run, source), True, frozenset(history(run, source, raw).dead()))
+    bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
+    if not source.tables[table].is_always_rebuilt:  # no other rows are needed to read these
+        bronze = bronze.join(F.broadcast(asked), list(ROW), "left_semi")
+    known = run.lake.read(target) if run.lake.exists(target) else None
+    return _evaluated(run, source, table, bronze, scope, known).join(F.broadcast(asked), list(ROW), "left_semi")
+
+
+def silver_writer(source: Source, table: str) -> str:
+    return f"silver:{source.name}/{table}"
+
+
+def _is_append(scope: Scope) -> bool:
+    return not scope.rebuild and scope.request is None
+
+
+def _write(run: Run, rows: DataFrame, table: str, writer: str, scope: Scope) -> None:
+    if scope.request and not scope.rebuild:
+        run.lake.replace_once(rows, table, scope.request.batches, writer, scope.through)
+    elif scope.rebuild:
+        run.lake.overwrite_once(rows, table, writer, scope.through)
+    else:
+        run.lake.append_once(rows, table, writer, scope.through)
+
+
+def _evaluated(
+    run: Run, source: Source, table: str, bronze: DataFrame, scope: Scope, known: DataFrame | None
+) -> DataFrame:
+    """The live rows, parsed, with what the rules found.
+
+    In a replay, rows that were held back for other reasons than those asked for stay as they are, and so do valid ones.
+    """
     declared = source.tables[table]
-    decided = history(run, source, source.parsed_tables[table])
-    done = run.lake.written_through(silver_table(source, table), writer)
+    needed = {rule.needs[0] for rule in declared.rules if rule.needs}
+    tables = {name: run.lake.read(silver_table(source, name)) for name in needed}
+    parsed = gate.answered(_parsed(source, table, _live(bronze, scope)), declared.rules, declared.key, known, tables)
+    evaluated = gate.evaluate(parsed, declared.rules)
+    if scope.request is None or scope.request.kind != "replay" or scope.rebuild:
+        return evaluated
+    held = run.lake.read(quarantine_table(source, table)).where(scope.covers())
+    names = F.transform("reasons", lambda reason: reason["rule"])
+    asked = F.array_contains(names, scope.request.rule) if scope.request.rule else F.lit(True)
+    held = held.groupBy(*ROW).agg(F.max(F.when(~asked, names)).alias("_held_for"), F.lit(True).alias("_was_held"))
+    is_valid_before = F.col("_was_held").isNull()
+    violations = (
+        F.when(is_valid_before, F.array().cast("array<string>"))
+        .when(F.col("_held_for").isNotNull(), F.col("_held_for"))
+        .otherwise(F.col(gate.VIOLATIONS))
+    )
+    joined = evaluated.join(held, list(ROW), "left").withColumn(gate.VIOLATIONS, violations)
+    return joined.select(*evaluated.columns)
+
+
+def _scope(run: Run, source: Source, table: str) -> Scope | None:
+    """What silver has to do next for a table; None if nothing."""
+    done = run.lake.written_through(silver_table(source, table), silver_writer(source, table))
+    return next_scope(source, table, run.ledger.history(source.name), done, finished_batch(run, source))
+
+
+def next_scope(source: Source, table: str, history: History, done: int, finished: int) -> Scope | None:
+    """What is next for a table that has all up to batch `done`, when bronze has all up to batch `finished`."""
+    declared = source.tables[table]
+    decided = of_raw_table(history, source, source.parsed_tables[table])
+    request = decided.next_request(done)
+    if request and finished < min(request.batch_id - 1, history.newest_planned):
+        request = None  # a batch before it is not in bronze yet
+    through = request.batch_id - 1 if request else min(decided.newest_planned, finished)
     is_outdated = decided.changes_what_was_read(done)
     # Where the newest file wins, an old content that is delivered again may win anew.
     news = decided.accepted(done) if declared.keep == "newest" else decided.loaded(done)
-    if not news and not is_outdated:
-        return None
-    rebuild = declared.is_always_rebuilt or is_outdated
-    after = 0 if rebuild else done
-    return _Scope(after, decided.newest_batch, rebuild, frozenset(decided.dead(after)))
+    if through > done and (is_outdated or any(event.batch_id <= through for event in news)):
+        rebuild = declared.is_always_rebuilt or is_outdated
+        after = 0 if rebuild else done
+        return Scope(after, through, rebuild, frozenset(decided.dead(after)))
+    if request:
+        # Rows that depend on each other are all checked anew, as they are whenever a file arrives.
+        rebuild = declared.is_always_rebuilt or is_outdated
+        return Scope(0, request.batch_id, rebuild, frozenset(decided.dead()), request)
+    return None
 
 
 def _no_rows(run: Run, source: Source, table: str) -> DataFrame:
@@ -148,9 +233,9 @@ def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
     return held_back.select(*_QUARANTINED, *raw, gate.reasons(declared.rules).alias("reasons"))
 
 
-def _news(run: Run, accounts: DataFrame, scope: _Scope, writer: str) -> DataFrame:
+def _news(run: Run, accounts: DataFrame, scope: Scope, writer: str) -> DataFrame:
     """The accounts that are not recorded yet, or have changed by a rebuild."""
-    if not scope.rebuild:
+    if _is_append(scope):
         return accounts.where(F.col("batch_id") > run.ledger.accounted_through(writer))
     return accounts.join(run.ledger.accounts(), accounts.columns, "left_anti")
 
@@ -183,11 +268,11 @@ def call(function: Transform, tables: Mapping[str, DataFrame], source: Source) -
         raise ConfigurationError(f"{place}: {error}") from None
 
 
-def _live(bronze: DataFrame, scope: _Scope) -> DataFrame:
+def _live(bronze: DataFrame, scope: Scope) -> DataFrame:
     return bronze.join(F.broadcast(_dead(bronze, scope)), list(LINEAGE), "left_anti") if scope.dead else bronze
 
 
-def _dead(bronze: DataFrame, scope: _Scope) -> DataFrame:
+def _dead(bronze: DataFrame, scope: Scope) -> DataFrame:
     return bronze.sparkSession.createDataFrame(sorted(scope.dead), "_batch_id BIGINT, _source_file STRING")
 
 
@@ -233,7 +318,7 @@ def _columns(rows: DataFrame) -> DataFrame:
 
 
 def _accounts(
-    source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: _Scope
+    source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: Scope
 ) -> DataFrame:
     """One row per batch and file: what became of each bronze row.
 

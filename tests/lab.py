@@ -8,11 +8,11 @@ import psycopg
 from pyspark.sql import DataFrame, SparkSession
 from rich.console import Console
 
-from jobs.engine.context import start_run
+from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.delta import Lakehouse
 from jobs.engine.settings import PostgresSettings, Settings
-from jobs.engine.sources import load_sources
+from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Layer, Summary
 from jobs.run import run_sources
 
@@ -45,9 +45,16 @@ class Lab:
             os.utime(file, (at, at))
         return file
 
-    def run(self, *sources: str, first: Layer = "bronze", until: Layer = "publish") -> Summary:
-        started = start_run(self.settings, Console(quiet=True), quiet=True)
-        return run_sources(started, load_sources(list(sources)), first, until)
+    def start(self) -> Run:
+        """A run that has done nothing yet."""
+        return start_run(self.settings, Console(quiet=True), quiet=True)
+
+    def run(self, *sources: str | Source, first: Layer = "bronze", until: Layer = "publish") -> Summary:
+        """Runs some sources (all, if none is named), as they are declared or as they are given."""
+        names = [source for source in sources if isinstance(source, str)]
+        given = [source for source in sources if isinstance(source, Source)]
+        loaded = load_sources(names) if names or not given else []
+        return run_sources(self.start(), [*loaded, *given], first, until)
 
     def table(self, path: str) -> DataFrame:
         """A Delta table, e.g. `silver/contacts/contacts`."""

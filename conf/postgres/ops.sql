@@ -79,3 +79,26 @@ COMMENT ON COLUMN ops.rejected_files.source_file IS 'The raw file, below the lan
 COMMENT ON COLUMN ops.rejected_files.reason IS 'Why it could not be used';
 COMMENT ON COLUMN ops.rejected_files.run_id IS 'The run that set it aside';
 COMMENT ON COLUMN ops.rejected_files.recorded_at IS 'When that run began';
+
+CREATE TABLE IF NOT EXISTS ops.rule_results (
+  run_id TEXT NOT NULL,
+  source TEXT NOT NULL,
+  table_name TEXT NOT NULL,
+  rule TEXT NOT NULL,
+  action TEXT NOT NULL,
+  rows_checked BIGINT NOT NULL,
+  rows_violating BIGINT NOT NULL,
+  rate DOUBLE PRECISION NOT NULL,
+  recorded_at TIMESTAMPTZ NOT NULL
+);
+CREATE INDEX IF NOT EXISTS rule_results_by_rule ON ops.rule_results (source, table_name, rule);
+COMMENT ON TABLE ops.rule_results IS 'One row per run and rule: how many of the rows that the run checked violate it; a drift shows in rate';
+COMMENT ON COLUMN ops.rule_results.run_id IS 'The run that checked the rows';
+COMMENT ON COLUMN ops.rule_results.source IS 'The source, e.g. contacts';
+COMMENT ON COLUMN ops.rule_results.table_name IS 'The silver table';
+COMMENT ON COLUMN ops.rule_results.rule IS 'The rule, as it is called in conf/sources';
+COMMENT ON COLUMN ops.rule_results.action IS 'warn (the row is kept), quarantine (it is held back) or fail';
+COMMENT ON COLUMN ops.rule_results.rows_checked IS 'Rows that the run checked';
+COMMENT ON COLUMN ops.rule_results.rows_violating IS 'Rows that violate the rule; of a warn rule, only rows that are kept';
+COMMENT ON COLUMN ops.rule_results.rate IS 'rows_violating / rows_checked, 0 to 1';
+COMMENT ON COLUMN ops.rule_results.recorded_at IS 'When that run began';

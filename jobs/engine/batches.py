@@ -33,31 +33,60 @@ class FileEvent:
     batch_id: int
 
 
+@dataclass(frozen=True)
+class Request:
+    """Rows of earlier batches to go through silver once more, in its turn: it has a number of its own like a batch.
+
+    A `replay` is about quarantined rows, all or those that violate `rule`; a `backfill` about all rows of its batches.
+    """
+
+    batch_id: int
+    kind: Literal["replay", "backfill"]
+    batches: tuple[int, ...]
+    rule: str | None = None
+
+
 class History:
     """All file events of one source, or of one of its raw tables.
 
     With `is_full_extract`, only the newest file counts: by modification time, then by batch.
     """
 
-    def __init__(self, events: Iterable[FileEvent] = (), *, is_full_extract: bool = False) -> None:
+    def __init__(
+        self, events: Iterable[FileEvent] = (), requests: Iterable[Request] = (), *, is_full_extract: bool = False
+    ) -> None:
         self._is_full_extract = is_full_extract
+        self.requests = tuple(sorted(requests, key=lambda request: request.batch_id))
         self._decided: dict[Delivery, FileEvent] = {}
         for event in sorted(events, key=lambda e: (e.batch_id, e.status == "rejected")):
             self._decided[(event.batch_id, event.source_file)] = event
 
     def followed_by(self, events: Iterable[FileEvent]) -> "History":
         """This history and what was decided since."""
-        return History([*self._decided.values(), *events])
+        return History([*self._decided.values(), *events], self.requests)
+
+    def asked(self, request: Request) -> "History":
+        """This history and a request made since."""
+        return History(self._decided.values(), [*self.requests, request])
 
     def of(self, is_wanted: Callable[[str], bool], *, is_full_extract: bool) -> "History":
         """The part of this history that is about the files with wanted paths."""
         wanted = [event for event in self._decided.values() if is_wanted(event.source_file)]
-        return History(wanted, is_full_extract=is_full_extract)
+        return History(wanted, self.requests, is_full_extract=is_full_extract)
 
     @property
     def newest_batch(self) -> int:
-        """The newest batch planned; 0 before the first."""
+        """The newest batch planned, or request made; 0 before the first."""
+        return max([self.newest_planned, *(request.batch_id for request in self.requests)])
+
+    @property
+    def newest_planned(self) -> int:
+        """The newest batch of files; 0 before the first."""
         return max((batch for batch, _ in self._decided), default=0)
+
+    def next_request(self, after: int) -> Request | None:
+        """The earliest request after batch `after`."""
+        return next((request for request in self.requests if request.batch_id > after), None)
 
     def batch(self, batch_id: int) -> list[FileEvent]:
         return [event for event in self._decided.values() if event.batch_id == batch_id]

@@ -1,6 +1,6 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,10 @@ class Lakehouse:
         """Replaces the table's rows by `frame`, under the same terms as `append_once`."""
         return self._write_once(frame, table, writer, number, mode="overwrite")
 
+    def replace_once(self, frame: DataFrame, table: str, batches: Sequence[int], writer: str, number: int) -> bool:
+        """Replaces the rows of some batches by `frame`, under the same terms as `append_once`; other files stay."""
+        return self._write_once(frame, table, writer, number, mode="overwrite", batches=batches)
+
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(self.path(table))
@@ -77,11 +81,22 @@ class Lakehouse:
             scratch = hadoop_path(self.spark, path)
             scratch.getFileSystem(hadoop_configuration(self.spark)).delete(scratch, True)
 
-    def _write_once(self, frame: DataFrame, table: str, writer: str, number: int, *, mode: str) -> bool:
+    def _write_once(
+        self,
+        frame: DataFrame,
+        table: str,
+        writer: str,
+        number: int,
+        *,
+        mode: str,
+        batches: Sequence[int] | None = None,
+    ) -> bool:
         if self.written_through(table, writer) >= number:
             return False
         options = {"txnAppId": writer, "txnVersion": str(number)}
-        options["mergeSchema" if mode == "append" else "overwriteSchema"] = "true"
+        options["overwriteSchema" if mode == "overwrite" and batches is None else "mergeSchema"] = "true"
+        if batches is not None and self.exists(table):
+            options["replaceWhere"] = f"_batch_id IN ({', '.join(map(str, batches))})"
         frame.write.format("delta").mode(mode).options(**options).save(self.path(table))
         if self.written_through(table, writer) != number:
             raise AssayError(

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.engine.batches import FileEvent, History
+from jobs.engine.batches import FileEvent, History, Request
 from jobs.engine.delta import Lakehouse
+from jobs.engine.rules import RuleResult
 
 FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
+REQUESTS, RULES = "ops/requests", "ops/rule_results"
 
 FILE_SCHEMA = (
     "source STRING, source_file STRING, size BIGINT, modified_at BIGINT, content_hash STRING, status STRING, "
@@ -22,6 +24,14 @@ ACCOUNT_SCHEMA = (
     "run_id STRING, source STRING, layer STRING, table_name STRING, source_file STRING, rows_read BIGINT, "
     "rows_written BIGINT, rows_quarantined BIGINT, rows_deduplicated BIGINT, rows_superseded BIGINT, "
     "recorded_at TIMESTAMP, batch_id BIGINT"
+)
+REQUEST_SCHEMA = (
+    "source STRING, batch_id BIGINT, kind STRING, batches ARRAY<BIGINT>, rule STRING, run_id STRING, "
+    "recorded_at TIMESTAMP"
+)
+RULE_SCHEMA = (
+    "run_id STRING, source STRING, table_name STRING, rule STRING, action STRING, rows_checked BIGINT, "
+    "rows_violating BIGINT, rate DOUBLE, recorded_at TIMESTAMP"
 )
 TABLE_SCHEMA = (
     "table_name STRING, delta_version BIGINT, inputs STRING, logic STRING, row_count BIGINT, checksum STRING, "
@@ -60,8 +70,22 @@ class Ledger:
         if source not in self._histories:
             columns = list(FileEvent.__dataclass_fields__)
             rows = self._read(FILES, FILE_SCHEMA).where(F.col("source") == source).select(*columns).collect()
-            self._histories[source] = History(FileEvent(**row.asDict()) for row in rows)
+            asked = self._read(REQUESTS, REQUEST_SCHEMA).where(F.col("source") == source).collect()
+            requests = [Request(r["batch_id"], r["kind"], tuple(r["batches"]), r["rule"]) for r in asked]
+            self._histories[source] = History((FileEvent(**row.asDict()) for row in rows), requests)
         return self._histories[source]
+
+    def record_request(self, source: str, request: Request) -> None:
+        """Records that rows are to go through silver once more; the run that does it may be a later one."""
+        rows = self._stamped([{"source": source, **asdict(request), "batches": list(request.batches)}], REQUEST_SCHEMA)
+        self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
+        self._histories[source] = self.history(source).asked(request)
+
+    def ingested_between(self, source: str, first: date, last: date) -> list[int]:
+        """The batches planned on days from `first` to `last`, both included, in UTC."""
+        days = F.to_date("recorded_at").between(F.lit(first), F.lit(last))
+        files = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & days)
+        return sorted(row["batch_id"] for row in files.select("batch_id").distinct().collect())
 
     def record_plan(self, source: str, events: list[FileEvent]) -> None:
         """Records a batch before any of it is read."""
@@ -100,6 +124,27 @@ class Ledger:
         identity = ["source", "layer", "table_name", "batch_id", "source_file"]
         newest = self.all_accounts().groupBy(*identity).agg(F.max_by(F.struct(*names), "recorded_at").alias("a"))
         return newest.select("a.*")
+
+    def record_rule_results(self, source: str, results: Sequence[RuleResult]) -> None:
+        """Records how many rows each rule found in this run."""
+        rows = [
+            {
+                "source": source,
+                "table_name": result.table,
+                "rule": result.rule.name,
+                "action": result.rule.action,
+                "rows_checked": result.rows,
+                "rows_violating": result.violations,
+                "rate": result.rate,
+            }
+            for result in results
+        ]
+        if rows:
+            self._stamped(rows, RULE_SCHEMA).write.format("delta").mode("append").save(self._lake.path(RULES))
+
+    def rule_results(self) -> DataFrame:
+        """One row per rule and time that it was applied: RULE_SCHEMA."""
+        return self._read(RULES, RULE_SCHEMA)
 
     def table_states(self) -> dict[str, TableState]:
         """The newest state of each derived table, by name."""

@@ -1,8 +1,10 @@
 """The quality gate: rules of conf/sources/<source>.yaml over the rows of one silver table."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
@@ -18,8 +20,9 @@ RATES_COUNT_FROM_ROWS = 100
 
 @dataclass(frozen=True)
 class RuleResult:
-    """How many of the rows read violate a rule."""
+    """How many of the rows checked violate a rule of a table."""
 
+    table: str
     rule: Rule
     violations: int
     rows: int
@@ -27,6 +30,33 @@ class RuleResult:
     @property
     def rate(self) -> float:
         return self.violations / self.rows if self.rows else 0.0
+
+
+def answered(
+    rows: DataFrame, rules: Sequence[Rule], key: Sequence[str], known: DataFrame | None, tables: Mapping[str, DataFrame]
+) -> DataFrame:
+    """`rows` with one column for each rule over many rows: whether the row passes it.
+
+    `known`: rows of the same table that are there already; `tables`: the tables that `references` may name.
+    """
+    for rule in rules:
+        if rule.unique:
+            found = rows.select(*rule.unique, F.struct(*key).alias("_key"))
+            if known is not None:
+                found = found.unionByName(known.select(*rule.unique, F.struct(*key).alias("_key")))
+            shared = found.groupBy(*rule.unique).agg((F.count_distinct("_key") == 1).alias(rule.answer))
+            rows = _joined(rows, shared, rule.unique, rule.answer)
+        elif rule.needs:
+            table, column = rule.needs
+            there = tables[table].select(F.col(column).alias(rule.columns[0])).distinct()
+            rows = _joined(rows, there.withColumn(rule.answer, F.lit(True)), rule.columns, rule.answer)
+    return rows
+
+
+def _joined(rows: DataFrame, answers: DataFrame, columns: list[str], answer: str) -> DataFrame:
+    """`rows` with the answer for their values of `columns`; true where one of these is missing."""
+    is_missing = reduce(or_, [F.col(column).isNull() for column in columns])
+    return rows.join(answers, columns, "left").withColumn(answer, is_missing | F.coalesce(answer, F.lit(False)))
 
 
 def evaluate(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
@@ -45,7 +75,7 @@ def reasons(rules: Sequence[Rule]) -> Column:
         F.struct(
             F.lit(rule.name).alias("rule"),
             F.lit(rule.reason).alias("reason"),
-            F.lit(rule.expression).alias("expression"),
+            F.lit(rule.text).alias("expression"),
         )
         for rule in rules
         if rule.action != "warn"
@@ -53,7 +83,7 @@ def reasons(rules: Sequence[Rule]) -> Column:
     return F.filter(F.array(*texts), lambda text: F.array_contains(VIOLATIONS, text["rule"]))
 
 
-def count_violations(evaluated: DataFrame, rules: Sequence[Rule]) -> list[RuleResult]:
+def count_violations(evaluated: DataFrame, table: str, rules: Sequence[Rule]) -> list[RuleResult]:
     """How many rows violate each rule, in one pass; of a `warn` rule, only rows that are kept."""
     is_kept = F.size(VIOLATIONS) == 0
     counts = []
@@ -63,19 +93,20 @@ def count_violations(evaluated: DataFrame, rules: Sequence[Rule]) -> list[RuleRe
         counts.append(F.count_if(found).alias(rule.name))
     row = evaluated.agg(F.count("*").alias("_rows"), *counts).first()
     assert row is not None
-    return [RuleResult(rule, row[rule.name], row["_rows"]) for rule in rules]
+    return [RuleResult(table, rule, row[rule.name], row["_rows"]) for rule in rules]
 
 
 def violations(rule: Rule) -> Column:
     """How many rows violate a rule, as an aggregate."""
-    return F.count_if(~F.coalesce(F.expr(rule.expression), F.lit(False)))
+    return F.count_if(~F.coalesce(F.expr(rule.condition), F.lit(False)))
 
 
-def enforce(table: str, results: Sequence[RuleResult]) -> None:
+def enforce(results: Sequence[RuleResult]) -> None:
     """Raises AssayError for the first rule that fails the run: a violated `fail` rule, or a rate over `max_rate`."""
     for result in results:
         rule = result.rule
-        found = f"{table}, rule {rule.name}: {result.violations:,} of {result.rows:,} rows violate it ({rule.reason})"
+        count = f"{result.violations:,} of {result.rows:,} rows violate it"
+        found = f"silver.{result.table}, rule {rule.name}: {count} ({rule.reason})"
         if rule.action == "fail" and result.violations:
             raise AssayError(found, "nothing was written to silver; mend the raw file or the rule, then run again")
         if rule.max_rate is not None and result.rows >= RATES_COUNT_FROM_ROWS and result.rate > rule.max_rate:
@@ -85,12 +116,21 @@ def enforce(table: str, results: Sequence[RuleResult]) -> None:
             )
 
 
-def check_expressions(source: str, table: str, parsed: DataFrame, rules: Sequence[Rule]) -> None:
-    """Raises ConfigurationError for a rule that Spark cannot evaluate over the columns of `parsed`."""
+def check_expressions(
+    source: str, table: str, parsed: DataFrame, rules: Sequence[Rule], tables: Mapping[str, DataFrame] | None = None
+) -> None:
+    """Raises ConfigurationError for a rule that Spark cannot evaluate over the columns of `parsed`.
+
+    `tables`: the tables that `references` may name; their columns alone matter.
+    """
     # The columns alone: analysing the parser's own plan again for each rule would cost seconds.
     parsed = parsed.sparkSession.createDataFrame([], parsed.schema)
     for number, rule in enumerate(rules):
-        place = f"{SOURCES_FOLDER / source}.yaml, tables.{table}.rules[{number}].expression"
+        place = f"{SOURCES_FOLDER / source}.yaml, tables.{table}.rules[{number}]"
+        if rule.expression is None:
+            _check_columns(place, rule, parsed, tables)
+            continue
+        place += ".expression"
         try:
             kind = parsed.select(F.expr(rule.expression)).schema[0].dataType.simpleString()
         except AnalysisException as error:
@@ -101,8 +141,19 @@ def check_expressions(source: str, table: str, parsed: DataFrame, rules: Sequenc
             raise ConfigurationError(f"{place}: must be true or false for a row; {rule.expression!r} is {kind}")
 
 
+def _check_columns(place: str, rule: Rule, parsed: DataFrame, tables: Mapping[str, DataFrame] | None) -> None:
+    wanted = [(column, parsed.columns) for column in rule.columns]
+    if rule.needs:
+        wanted.append((rule.needs[1], (tables or {})[rule.needs[0]].columns))
+    for column, columns in wanted:
+        if column not in columns:
+            raise ConfigurationError(
+                f"{place}: {rule.text}: column {column!r} does not exist. Columns: {', '.join(columns)}"
+            )
+
+
 def _violated(rules: Sequence[Rule]) -> Column:
-    names = [F.when(~F.coalesce(F.expr(rule.expression), F.lit(False)), F.lit(rule.name)) for rule in rules]
+    names = [F.when(~F.coalesce(F.expr(rule.condition), F.lit(False)), F.lit(rule.name)) for rule in rules]
     return F.array_compact(F.array(*names)).cast("array<string>")
 
 

@@ -36,13 +36,58 @@ class _Strict(BaseModel):
 
 
 class Rule(_Strict):
-    """A row passes when `expression` is true; false and NULL are violations."""
+    """What rows of a table must be: a row violates it unless it is true; NULL is a violation.
+
+    One of: `expression`, Spark SQL over the row's columns; `unique`, columns whose values no row with another key has;
+    `references`, a column of another silver table (`customers(customer_id)`) that has the row's value of `column`, or
+    of the column with the same name. Of the latter two, a row with a missing value passes, as in SQL.
+    """
 
     name: Name
-    expression: str = Field(min_length=1)
+    expression: str | None = Field(None, min_length=1)
+    unique: list[Name] = []
+    references: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]*\([a-z][a-z0-9_]*\)$")
+    column: Name | None = None
     action: Literal["warn", "quarantine", "fail"]
     reason: str = Field(min_length=1)
     max_rate: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _is_one_of_three(self) -> "Rule":
+        if (self.expression is not None) + bool(self.unique) + (self.references is not None) != 1:
+            raise ValueError("expected one of expression, unique and references")
+        if self.column and not self.references:
+            raise ValueError("column: goes with references")
+        return self
+
+    @property
+    def needs(self) -> tuple[str, str] | None:
+        """The table and the column that `references` names."""
+        if self.references is None:
+            return None
+        table, _, column = self.references.removesuffix(")").partition("(")
+        return table, column
+
+    @property
+    def columns(self) -> list[str]:
+        """The row's columns that `unique` or `references` looks at."""
+        return self.unique or ([self.column or self.needs[1]] if self.needs else [])
+
+    @property
+    def text(self) -> str:
+        """The rule as a person reads it."""
+        if self.unique:
+            return f"unique ({', '.join(self.unique)})"
+        return f"{self.columns[0]} references {self.references}" if self.references else str(self.expression)
+
+    @property
+    def condition(self) -> str:
+        """Spark SQL that is true for a row that passes; of a rule over many rows, the column with its answer."""
+        return self.expression if self.expression is not None else f"`{self.answer}`"
+
+    @property
+    def answer(self) -> str:
+        return f"_rule_{self.name}"
 
 
 class RawTable(_Strict):
@@ -205,9 +250,21 @@ class Source(_Strict):
         if self.one_file and len(self.raw) > 1:
             raise ValueError("one_file: for a source with one raw table only")
         for name, table in self.tables.items():
+            self._check_references(name)
             if table.raw is None and (rule := next((r for r in table.rules if r.action == "quarantine"), None)):
                 raise ValueError(f"tables.{name}.rules: {rule.name!r} cannot quarantine: the table is derived")
         return self
+
+    def _check_references(self, name: str) -> None:
+        order = list(self.tables)
+        for rule in self.tables[name].rules:
+            if rule.needs is None:
+                continue
+            named, place = rule.needs[0], f"tables.{name}.rules: {rule.name!r} references"
+            if named not in order[: order.index(name)]:
+                raise ValueError(f"{place} {named!r}, which is no silver table declared before {name}")
+            if self.tables[name].raw and not self.tables[named].raw:
+                raise ValueError(f"{place} {named!r}, which is derived, and so made after {name}")
 
     @model_validator(mode="after")
     def _exports_are_published(self) -> "Source":

@@ -5,7 +5,7 @@ from chispa import assert_df_equality
 from pyspark.sql import SparkSession
 
 from jobs.engine import rules
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.sources import Rule
 
 POSITIVE = Rule(name="positive", expression="n > 0", action="quarantine", reason="n is not positive")
@@ -41,7 +41,7 @@ def test_reasons_have_the_rules_text(spark: SparkSession) -> None:
 
 def test_violations_are_counted_per_rule(spark: SparkSession) -> None:
     evaluated = rules.evaluate(spark.createDataFrame([(2,), (-1,), (7,), (8,)], "n INT"), [POSITIVE, EVEN, SMALL])
-    results = rules.count_violations(evaluated, [POSITIVE, EVEN, SMALL])
+    results = rules.count_violations(evaluated, "t", [POSITIVE, EVEN, SMALL])
     assert [(result.rule.name, result.violations, result.rows) for result in results] == [
         ("positive", 1, 4), ("even", 2, 4), ("small", 1, 4),
     ]  # fmt: skip
@@ -50,17 +50,50 @@ def test_violations_are_counted_per_rule(spark: SparkSession) -> None:
 def test_a_fail_rule_fails_the_run_and_says_what() -> None:
     rule = Rule(name="whole", expression="true", action="fail", reason="a part is missing")
     with pytest.raises(AssayError, match=r"silver.t, rule whole: 1 of 10 rows violate it \(a part is missing\)"):
-        rules.enforce("silver.t", [rules.RuleResult(rule, 1, 10)])
-    rules.enforce("silver.t", [rules.RuleResult(rule, 0, 10)])
+        rules.enforce([rules.RuleResult("t", rule, 1, 10)])
+    rules.enforce([rules.RuleResult("t", rule, 0, 10)])
 
 
 def test_a_rate_over_the_allowed_one_fails_the_run() -> None:
     rule = Rule(name="dated", expression="true", action="warn", reason="no date", max_rate=0.5)
-    rules.enforce("silver.t", [rules.RuleResult(rule, 50, 100), rules.RuleResult(rule, 0, 0)])
+    rules.enforce([rules.RuleResult("t", rule, 50, 100), rules.RuleResult("t", rule, 0, 0)])
     with pytest.raises(AssayError, match=r"60.0%, and at most 50.0% are allowed"):
-        rules.enforce("silver.t", [rules.RuleResult(rule, 60, 100)])
+        rules.enforce([rules.RuleResult("t", rule, 60, 100)])
 
 
 def test_of_few_rows_the_rate_does_not_count() -> None:
     rule = Rule(name="dated", expression="true", action="warn", reason="no date", max_rate=0.5)
-    rules.enforce("silver.t", [rules.RuleResult(rule, 3, 3)])
+    rules.enforce([rules.RuleResult("t", rule, 3, 3)])
+
+
+ONE_NAME = Rule(name="one_name", unique=["name"], action="warn", reason="another row has the name")
+KNOWN = Rule(name="known", references="people(person_id)", column="boss", action="quarantine", reason="nobody")
+
+
+def test_a_value_that_another_key_has_too_is_not_unique(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(
+        [(1, "a"), (2, "a"), (3, "b"), (3, "b"), (4, "c"), (5, None), (6, None)], "id INT, name STRING"
+    )
+    there = spark.createDataFrame([(4, "c"), (9, "b")], "id INT, name STRING")
+    evaluated = rules.evaluate(rules.answered(rows, [ONE_NAME], ["id"], there, {}), [ONE_NAME])
+    found = [(row["id"], len(row["warnings"])) for row in evaluated.orderBy("id", "name").collect()]
+    assert found == [(1, 1), (2, 1), (3, 1), (3, 1), (4, 0), (5, 0), (6, 0)]
+
+
+def test_a_value_must_be_in_the_table_that_it_references(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([(1, 7), (2, 8), (3, None)], "id INT, boss INT")
+    people = spark.createDataFrame([(7,), (7,)], "person_id INT")
+    evaluated = rules.evaluate(rules.answered(rows, [KNOWN], ["id"], None, {"people": people}), [KNOWN])
+    assert [(row["id"], row["_violations"]) for row in evaluated.orderBy("id").collect()] == [
+        (1, []), (2, ["known"]), (3, []),
+    ]  # fmt: skip
+    row = evaluated.where("id = 2").select(rules.reasons([KNOWN]).alias("r")).first()
+    assert row is not None
+    assert row["r"][0]["expression"] == "boss references people(person_id)"
+
+
+def test_a_rule_over_many_rows_that_names_no_column_is_a_configuration_error(spark: SparkSession) -> None:
+    rows, people = spark.createDataFrame([], "id INT, boss INT"), spark.createDataFrame([], "id INT")
+    for rule, column in ((ONE_NAME, "name"), (KNOWN, "person_id")):
+        with pytest.raises(ConfigurationError, match=f"column '{column}' does not exist. Columns: id"):
+            rules.check_expressions("s", "t", rows, [rule], {"people": people})

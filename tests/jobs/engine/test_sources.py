@@ -32,6 +32,7 @@ def changed(**keys: Any) -> str:
 
 RULE = {"name": "r", "expression": "id is not null", "action": "warn", "reason": "no id"}
 
+REFERENCE = {"name": "known", "references": "bs(id)", "action": "warn", "reason": "unknown"}
 LINES = {"format": "lines"}
 SEVERAL: dict[str, Any] = {
     "raw": {"a": {"landing": "t/a*", **LINES}, "b": {"landing": "t/b*", **LINES}},
@@ -84,6 +85,14 @@ def several(**keys: Any) -> str:
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "rules": [{**RULE, "action": "quarantine"}]}}),
             "tables.c.rules: 'r' cannot quarantine: the table is derived",
+        ),
+        (
+            changed(tables={"things": {"key": ["id"], "rules": [{**RULE, "unique": ["id"]}]}}),
+            "tables.things.rules[0]: expected one of expression, unique and references",
+        ),
+        (
+            several(tables={**SEVERAL["tables"], "as": {"raw": "a", "key": ["id"], "rules": [REFERENCE]}}),
+            "tables.as.rules: 'known' references 'bs', which is no silver table declared before as",
         ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),

@@ -1,0 +1,107 @@
+"""Rows of earlier batches sent through silver once more: quarantined ones, or all that were ingested on some days.
+
+What is asked for is written down first, with a number in the order of batches; the run that follows, or after a crash
+the next one, does it once.
+"""
+
+from dataclasses import asdict, dataclass, field
+from datetime import date
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from jobs import bronze, silver
+from jobs.engine.batches import Request
+from jobs.engine.context import Run
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.sources import Source
+
+
+@dataclass
+class Preview:
+    """What a replay would do: rows asked for, how many of them would pass now, and which rules hold back the others."""
+
+    rows: int = 0
+    passing: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def as_text(self, source: str) -> str:
+        lines = [f"would pass    {self.passing:,} of {self.rows:,} rows; nothing was written"]
+        lines += [f"would stay    {count:,} rows: {rule}" for rule, count in sorted(self.rules.items())]
+        if self.passing:
+            lines += ["", f"next          assay replay --source {source}, with the same options"]
+        return "\n".join(lines)
+
+
+def check_rule(source: Source, rule: str | None) -> None:
+    """Raises ConfigurationError, with the names there are, unless a rule of that name holds rows of the source back."""
+    names = [r.name for table in source.tables.values() for r in table.rules if r.action == "quarantine"]
+    if rule is not None and rule not in names:
+        raise ConfigurationError(
+            f"{source.name} has no rule {rule!r} that holds rows back", f"rules: {', '.join(dict.fromkeys(names))}"
+        )
+
+
+def ask_replay(run: Run, source: Source, rule: str | None, batch: int | None) -> Request | None:
+    """Writes down that quarantined rows are to be replayed; None if there are none of that rule and batch."""
+    _refuse_unfinished(run, source)
+    found: set[int] = set()
+    for table in source.parsed_tables:
+        rows = _quarantined(run, source, table, rule, batch)
+        if rows is not None:
+            found |= {row["_batch_id"] for row in rows.select("_batch_id").distinct().collect()}
+    return _ask(run, source, Request(0, "replay", tuple(sorted(found)), rule)) if found else None
+
+
+def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request | None:
+    """Writes down that all rows ingested from `first` to `last` (days in UTC) are to be refined anew.
+
+    None if none were ingested then.
+    """
+    _refuse_unfinished(run, source)
+    found = run.ledger.ingested_between(source.name, first, last)
+    return _ask(run, source, Request(0, "backfill", tuple(found))) if found else None
+
+
+def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:
+    """What `ask_replay` and the run after it would do; writes nothing."""
+    result = Preview()
+    for table in source.parsed_tables:
+        rows = _quarantined(run, source, table, rule, batch)
+        if rows is None:
+            continue
+        evaluated = silver.evaluated_now(run, source, table, rows.select(*silver.ROW).distinct()).persist()
+        result.rows += evaluated.count()
+        result.passing += evaluated.where("size(_violations) = 0").count()
+        rules = evaluated.select(F.explode("_violations").alias("rule")).groupBy("rule").count().collect()
+        result.rules |= {row["rule"]: row["count"] + result.rules.get(row["rule"], 0) for row in rules}
+        evaluated.unpersist()
+    return result
+
+
+def _quarantined(run: Run, source: Source, table: str, rule: str | None, batch: int | None) -> DataFrame | None:
+    path = silver.quarantine_table(source, table)
+    if not run.lake.exists(path):
+        return None
+    is_asked: Column = F.lit(True)
+    if rule:
+        is_asked &= F.exists("reasons", lambda reason: reason["rule"] == rule)
+    if batch is not None:
+        is_asked &= F.col("_batch_id") == batch
+    return run.lake.read(path).where(is_asked)
+
+
+def _ask(run: Run, source: Source, request: Request) -> Request:
+    number = run.ledger.history(source.name).newest_batch + 1
+    request = Request(number, request.kind, request.batches, request.rule)
+    run.ledger.record_request(source.name, request)
+    return request
+
+
+def _refuse_unfinished(run: Run, source: Source) -> None:
+    planned = run.ledger.history(source.name).newest_planned
+    if bronze.finished_batch(run, source) < planned:
+        raise AssayError(f"{source.name}: batch {planned} was planned and never finished", "finish it first: assay run")
