@@ -85,6 +85,23 @@ def check(run: Run, source: Source) -> None:
         gate.check_expressions(source.name, table, rows, source.tables[table].rules, tables)
 
 
+def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
+    """Every silver table without rows, as the present code makes it; with `quarantined`, if one table is parsed."""
+    tables: dict[str, DataFrame] = {}
+    for table in [*source.parsed_tables, *source.derived_tables]:
+        if table in source.parsed_tables:
+            evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), [])
+            if len(source.parsed_tables) == 1:
+                held_back = _quarantined(evaluated, source.tables[table])
+                tables["quarantined"] = run.spark.createDataFrame([], held_back.schema)
+            rows = _columns(evaluated)
+        else:
+            rows = call(source.silver_transform(table), tables, source)
+        # The columns alone: a plan that grows from table to table would take seconds to analyse.
+        tables[table] = run.spark.createDataFrame([], rows.schema)
+    return tables
+
+
 def refine(run: Run, source: Source) -> SilverReport | None:
     """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
     if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
@@ -109,7 +126,8 @@ def _make_empty(run: Run, source: Source, table: str) -> None:
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     """One pass: reads, checks and writes the rows of the scope."""
     declared, raw = source.tables[table], source.parsed_tables[table]
-    target, quarantine, writer = silver_table(source, table), quarantine_table(source, table), silver_writer(source, table)
+    target, quarantine = silver_table(source, table), quarantine_table(source, table)
+    writer = silver_writer(source, table)
     bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
     known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
     if known is not None and scope.request:
@@ -300,7 +318,7 @@ def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deli
             F.col(name).desc_nulls_last() for name in ("_time", "_delivery", "_source_file", *declared.order_by)
         ]
     else:
-        best_first = [F.col(name).asc_nulls_last() for name in ("_batch_id", "_source_file")]
+        best_first = [F.col(name).asc_nulls_last() for name in ("_batch_id", *declared.order_by, "_source_file")]
     order = Window.partitionBy(*declared.key).orderBy(*best_first, F.col("_row_hash").asc_nulls_last())
     return rows.withColumn("_keep", (F.row_number().over(order) == 1) & ~F.col("_is_known"))
 

@@ -1,0 +1,105 @@
+"""Members, raw lines to Postgres and to one file a member: order of arrival, entries again, very many small files."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+from scripts.samples import members
+from tests.lab import Lab
+
+ANN, BOB, CYD = "ada6ee1abc22511c", "b0b6ee1abc22511c", "c1d6ee1abc22511c"
+
+
+def entry(member: str, on: str = "2023-06-27", follow_reco: float = 63.6405580207529, **fields: object) -> str:
+    values = {
+        "sex": 1,
+        "age": 48,
+        "default_language_en": "false",
+        "waiting_list_time": 13.3,
+        "black_and_white_design": "true",
+        "follow_reco": follow_reco,
+        "follow_reco_above_50p": str(follow_reco > 50).lower(),
+        **fields,
+    }
+    texts = "".join(f"|{name}={value}" for name, value in values.items())
+    return f'{{id="{member}"|created_at="{on}"{texts}}}\n'
+
+
+def documents(lab: Lab) -> dict[str, Path]:
+    return {file.name: file for file in (lab.output / "processed").glob("[!.]*")}
+
+
+def test_the_newest_entry_of_a_member_counts_and_only_changed_members_are_written(lab: Lab) -> None:
+    lab.land("members/a.log", entry(ANN, age=40) + entry(ANN, age=41) + entry(BOB) + "nonsense\n", at=1_700_000_000)
+    lab.land(f"members/member-{BOB}.log", entry(BOB, on="2023-06-26", follow_reco=80.25), at=1_700_000_001)
+    lab.land("members/.received-1.part", entry(CYD))
+    first = lab.run("members")
+    assert first.documents == ["processed/: 2 files brought up to date, 0 removed"]
+    assert lab.query("SELECT id, age, waiting_list_time, follow_reco FROM gold.member ORDER BY id") == [
+        (ANN, 41, Decimal("13.30"), Decimal("63.64")),
+        (BOB, 48, Decimal("13.30"), Decimal("63.64")),
+    ]
+    assert lab.query("SELECT segment, member_count FROM gold.engagement_segments ORDER BY 1") == [
+        ("High Engagement", 0), ("Low Engagement", 0), ("Moderate Engagement", 2),
+    ]  # fmt: skip
+    rolling = "SELECT member_id, entry_number, rolling_average FROM gold.member_follow_reco_rolling ORDER BY 1, 2"
+    assert lab.query(rolling) == [(BOB, 1, None), (BOB, 2, 80.25)]
+    assert lab.account("silver") == {"members/a.log": (4, 3, 1, 0, 0), f"members/member-{BOB}.log": (1, 1, 0, 0, 0)}
+    ann = documents(lab)[f"member-{ANN}.json"]
+    assert json.loads(ann.read_text()) == {
+        "id": ANN,
+        "created_at": "2023-06-27",
+        "sex": 1,
+        "age": 41,
+        "default_language_en": False,
+        "waiting_list_time": 13.3,
+        "black_and_white_design": True,
+        "reco": {"follow_reco": 63.6405580207529, "follow_reco_above_50p": True},
+    }
+
+    # An older day changes nothing, a line again is no entry, and a newer arrival of the same day is the newest.
+    inode = ann.stat().st_ino
+    late = entry(ANN, on="2020-01-01") + entry(ANN, age=41) + entry(BOB, age=50)
+    lab.land("members/b.log", late + entry(CYD), at=1_600_000_000)
+    second = lab.run("members")
+    assert second.documents == ["processed/: 2 files brought up to date, 0 removed"]
+    assert lab.query("SELECT id, age FROM gold.member ORDER BY id") == [(ANN, 41), (BOB, 50), (CYD, 48)]
+    assert lab.account("silver")["members/b.log"] == (4, 3, 0, 1, 0)
+    assert ann.stat().st_ino == inode
+    assert len(documents(lab)) == 3
+
+    # A file replaced in place takes its rows out, and with them a member.
+    lab.land("members/b.log", entry(ANN, on="2020-01-01"))
+    third = lab.run("members")
+    assert third.documents == ["processed/: 1 files brought up to date, 1 removed"]
+    assert lab.query("SELECT id, age FROM gold.member ORDER BY id") == [(ANN, 41), (BOB, 48)]
+    assert sorted(documents(lab)) == [f"member-{ANN}.json", f"member-{BOB}.json"]
+
+
+def test_of_identical_lines_the_first_to_arrive_is_the_entry(lab: Lab) -> None:
+    first, second = entry(ANN, age=40), entry(ANN, age=41)
+    lab.land("members/z.log", first + second, at=1_700_000_000)
+    lab.land("members/a.log", first + entry(BOB), at=1_700_000_001)
+    lab.run("members")
+    assert lab.query(f"SELECT age FROM gold.member WHERE id = '{ANN}'") == [(41,)]
+    assert lab.account("silver") == {"members/z.log": (2, 2, 0, 0, 0), "members/a.log": (2, 1, 0, 1, 0)}
+
+
+def test_very_many_small_files_are_read_as_folders_and_each_is_accounted_for(lab: Lab) -> None:
+    from jobs.bronze import MANY_FILES
+
+    count = MANY_FILES + 20
+    for number in range(count):
+        lab.land(f"members/member-{number:016x}.log", entry(f"{number:016x}"))
+    lab.run("members")
+    assert lab.query("SELECT count(*) FROM gold.member") == [(count,)]
+    accounts = lab.account("silver")
+    assert len(accounts) == count
+    assert set(accounts.values()) == {(1, 1, 0, 0, 0)}
+
+
+def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
+    made = members.write(lab.landing / "members", rows=1_000)
+    line = lab.run("members").sources[0]
+    assert line.rows_in - line.dedup == made.lines - made.duplicates
+    assert (line.written, line.quarantined) == (made.valid, sum(made.bad.values()))
