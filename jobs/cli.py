@@ -1,7 +1,9 @@
 """The `assay` command. Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, 3 a file was set aside."""
 
 import json
+import os
 import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -13,7 +15,7 @@ from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.settings import Settings, load_settings
 from jobs.engine.sources import load_sources
-from jobs.engine.summary import Layer
+from jobs.engine.summary import Layer, Summary
 
 SET_ASIDE = 3
 
@@ -68,12 +70,25 @@ def run(
             help="Write sample files where a source's folder is empty. Example: assay run --sample-if-empty",
         ),
     ] = False,
+    from_day: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from",
+            formats=["%Y-%m-%d"],
+            help="Refine anew what was ingested from this day on, in UTC. Example: --source contacts --from 2026-11-01",
+        ),
+    ] = None,
+    to_day: Annotated[
+        datetime | None,
+        typer.Option("--to", formats=["%Y-%m-%d"], help="The last day for --from (today). Example: --to 2026-11-21"),
+    ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Refine raw files, raw to Postgres. Example: assay run --source contacts --until gold"""
     from jobs.engine.context import start_run
     from jobs.publish import given_database
+    from jobs.replay import ask_backfill
     from jobs.run import run_sources
 
     settings, sources = load_settings(), load_sources(source)
@@ -83,14 +98,50 @@ def run(
     if sample_if_empty:
         for name in [s.name for s in sources]:
             _sample_if_empty(settings, name, console)
+    if from_day is None and to_day is not None:
+        raise ConfigurationError("--to goes with --from", "example: assay run --source contacts --from 2026-11-01")
+    if from_day is not None and not source:
+        raise ConfigurationError("--from needs --source", "example: assay run --source contacts --from 2026-11-01")
     started = start_run(settings, console, quiet=as_json, verbose=verbose)
-    summary = run_sources(started, sources, first="bronze", until=until.value)
-    if as_json:
-        print(json.dumps(summary.as_json(), indent=2))
+    if from_day is not None:
+        last = to_day.date() if to_day else started.started_at.date()
+        for one in sources:
+            if ask_backfill(started, one, from_day.date(), last) is None:
+                console.print(f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d} to {last}", highlight=False)
+    _print(run_sources(started, sources, first="bronze", until=until.value), console, as_json=as_json)
+
+
+@app.command()
+def replay(
+    source: Annotated[str, typer.Option("--source", "-s", help="The source. Example: --source credits")],
+    rule: Annotated[
+        str | None, typer.Option(help="Only rows that this rule holds back. Example: --rule action_known")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Only rows of this batch. Example: --batch 12")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would pass, write nothing. Example: --source credits --dry-run")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Send quarantined rows through the present rules. Example: assay replay --source credits --rule action_known"""
+    from jobs.engine.context import start_run
+    from jobs.publish import given_database
+    from jobs.replay import ask_replay, check_rule, preview
+    from jobs.run import run_sources
+
+    settings, one = load_settings(), load_sources([source])[0]
+    check_rule(one, rule)
+    given_database(settings)
+    console = Console(stderr=as_json, soft_wrap=True)
+    started = start_run(settings, console, quiet=as_json, verbose=verbose)
+    if dry_run:
+        found = preview(started, one, rule, batch)
+        print(json.dumps(found.as_json(), indent=2) if as_json else found.as_text(source))
+    elif ask_replay(started, one, rule, batch) is None:
+        print(json.dumps({"rows": 0}) if as_json else f"{source}: no such rows are in quarantine; nothing to do")
     else:
-        console.print(f"\n{summary.as_text()}", highlight=False, markup=False)
-    if summary.set_aside:
-        raise typer.Exit(SET_ASIDE)
+        _print(run_sources(started, [one], first="silver", until="publish"), console, as_json=as_json)
 
 
 @app.command()
@@ -103,6 +154,28 @@ def sample(
     settings = load_settings()
     for name in [s.name for s in load_sources(source)]:
         _write_sample(settings, name, rows, seed, Console(soft_wrap=True))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than loopback need API keys. Example: --host 0.0.0.0")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one. Example: --port 8000")] = 5000,
+    rate_limit: Annotated[
+        str, typer.Option(help="Requests per API key, or per address without one. Example: --rate-limit 100/second")
+    ] = "10000/second",
+    roll_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="A run sees received entries after so long at most. Example: --roll-seconds 60"),
+    ] = 5.0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Receive members' entries and serve interactions over HTTP. API keys: ASSAY_API_KEYS. Example: assay serve -v"""
+    from jobs.serve import serve as serve_http
+
+    del verbose  # main() looks for it
+    serve_http(load_settings(), host, port, os.environ.get("ASSAY_API_KEYS"), rate_limit, roll_seconds)
 
 
 @db.command("start")
@@ -147,10 +220,8 @@ def run_layer(layer: Layer) -> NoReturn:
 
         console = Console(soft_wrap=True)
         sources = load_sources(source)
-        summary = run_sources(start_run(load_settings(), console, verbose=verbose), sources, first=layer, until=layer)
-        console.print(f"\n{summary.as_text()}", highlight=False, markup=False)
-        if summary.set_aside:
-            raise typer.Exit(SET_ASIDE)
+        started = start_run(load_settings(), console, verbose=verbose)
+        _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
 
     main([], job)
 
@@ -173,6 +244,16 @@ def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoRe
         print("       nothing was published; run again with --verbose to see all of it", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
+    """Prints the summary; exits with SET_ASIDE if a file was."""
+    if as_json:
+        print(json.dumps(summary.as_json(), indent=2))
+    else:
+        console.print(f"\n{summary.as_text()}", highlight=False, markup=False)
+    if summary.set_aside:
+        raise typer.Exit(SET_ASIDE)
 
 
 def _sample_if_empty(settings: Settings, source: str, console: Console) -> None:

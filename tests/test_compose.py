@@ -57,9 +57,11 @@ def words(command: str | list[str] | None) -> list[str]:
     return [word for part in parts for word in part.split()]
 
 
-def test_the_four_services_are_there(services: dict[str, dict[str, Any]]) -> None:
-    assert set(services) == {"postgres", "spark-master", "spark-worker", "assay"}
+def test_the_five_services_are_there(services: dict[str, dict[str, Any]]) -> None:
+    assert set(services) == {"postgres", "spark-master", "spark-worker", "assay", "api"}
     assert words(services["assay"]["entrypoint"]) + words(services["assay"]["command"]) == [".venv/bin/assay", "run"]
+    serve = words(services["api"]["entrypoint"]) + words(services["api"]["command"])
+    assert serve == [".venv/bin/assay", "serve", "--host", "0.0.0.0", "--port", "5000"]
     scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
     assert "assay" in scripts
 
@@ -100,6 +102,21 @@ def test_the_runner_points_at_the_other_services(services: dict[str, dict[str, A
     assert services["spark-master"]["environment"]["SPARK_LOCAL_IP"] == services["spark-master"]["hostname"]
 
 
+def test_the_http_service_reads_the_same_postgres_and_lands_where_the_runner_looks(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    api, runner = services["api"], services["assay"]
+    assert set(api["environment"]) <= CONTRACT | {"ASSAY_API_KEYS"}
+    shared = set(api["environment"]) - {"ASSAY_API_KEYS"}
+    assert {name: api["environment"][name] for name in shared} == {name: runner["environment"][name] for name in shared}
+    assert {name for name in CONTRACT if name.startswith("POSTGRES_")} | {"ASSAY_LANDING"} <= shared
+    assert set(api["volumes"]) <= set(runner["volumes"])
+    assert api["volumes"][0].endswith(f":{api['environment']['ASSAY_LANDING']}")
+    port = words(api["command"])[-1]
+    assert [defaulted(published) for published in api["ports"]] == [f"127.0.0.1:5000:{port}"]
+    assert words(api["healthcheck"]["test"])[-1] == f"http://127.0.0.1:{port}/health"
+
+
 def test_spark_services_are_set_by_what_their_scripts_document(services: dict[str, dict[str, Any]]) -> None:
     for name in ("spark-master", "spark-worker"):
         documented = (PROJECT / f"scripts/{name}.sh").read_text()
@@ -107,9 +124,10 @@ def test_spark_services_are_set_by_what_their_scripts_document(services: dict[st
 
 
 def test_no_password_is_committed_and_none_is_made_up() -> None:
-    values = re.findall(r"^\s*POSTGRES_PASSWORD:\s*(.*)$", COMPOSE.read_text(), re.MULTILINE)
-    assert values
-    assert all(re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", value) for value in values)
+    for name in ("POSTGRES_PASSWORD", "ASSAY_API_KEYS"):
+        values = re.findall(rf"^\s*{name}:\s*(.*)$", COMPOSE.read_text(), re.MULTILINE)
+        assert values
+        assert all(re.fullmatch(rf"\$\{{{name}:\?[^}}]+\}}", value) for value in values)
 
 
 def test_ports_are_open_to_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
@@ -140,6 +158,7 @@ def test_commands_call_scripts_that_exist_and_can_run(services: dict[str, dict[s
         "scripts/spark-master.sh",
         "scripts/spark-worker.sh",
         "scripts/spark_health.py",
+        "scripts/api_health.py",
     }
     for before, word in called:
         assert (PROJECT / word).is_file(), word
@@ -148,7 +167,7 @@ def test_commands_call_scripts_that_exist_and_can_run(services: dict[str, dict[s
 
 def dockerfile(services: dict[str, dict[str, Any]]) -> Path:
     builds = [service["build"] for service in services.values() if "build" in service]
-    assert len(builds) == 3
+    assert len(builds) == 4
     assert all(build == builds[0] for build in builds), "what is Assay's own is one image"
     path: Path = PROJECT / builds[0]["context"] / builds[0]["dockerfile"]
     return path
@@ -200,8 +219,11 @@ def test_docker_compose_itself_accepts_the_file(tmp_path: Path) -> None:
         pytest.skip("this docker command has no compose plugin")
     config = ["docker", "compose", "--file", str(COMPOSE), "--env-file", os.devnull, "config", "--quiet"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    complete = subprocess.run(config, env=environment | {"POSTGRES_PASSWORD": "x"}, capture_output=True, text=True)
+    secrets = {"POSTGRES_PASSWORD": "x", "ASSAY_API_KEYS": "y"}
+    complete = subprocess.run(config, env=environment | secrets, capture_output=True, text=True)
     assert complete.returncode == 0, complete.stderr
-    without_password = subprocess.run(config, env=environment, capture_output=True, text=True)
-    assert without_password.returncode != 0
-    assert "POSTGRES_PASSWORD" in without_password.stderr
+    for name in secrets:
+        given = {other: value for other, value in secrets.items() if other != name}
+        without = subprocess.run(config, env=environment | given, capture_output=True, text=True)
+        assert without.returncode != 0
+        assert name in without.stderr

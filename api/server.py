@@ -1,0 +1,171 @@
+"""The process: a socket, uvicorn on it, and limits on what may arrive before a request is one."""
+
+import asyncio
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from api.app import create_app
+from api.config import ServiceConfig
+from api.errors import CannotStartError, WrongConfigurationError
+from api.guard import is_loopback
+from api.keys import VARIABLE
+from api.log import LibraryHandler
+from api.parts import make_folder
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 30
+STOP_SECONDS = 10
+
+
+def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` gets the address once requests are answered.
+
+    Raises WrongConfigurationError, or CannotStartError if the surroundings are at fault.
+    """
+    listener = listen(config)
+    _prepare(config.landing)
+    logging.basicConfig(handlers=[LibraryHandler()], level=logging.WARNING)
+    settings = uvicorn.Config(
+        create_app(config),
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # what they say of the client could be anything
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = _Server(settings, lambda: announce(address(listener)))
+    # uvicorn raises the signal again once it has stopped; this way that changes nothing, and the exit code is 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listener])
+
+
+def listen(config: ServiceConfig) -> socket.socket:
+    """A socket bound to host and port; only to loopback if there are no keys."""
+    host, port = config.host, config.port
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError:
+        raise WrongConfigurationError(f"--host {host}: no such host", "use 127.0.0.1, or 0.0.0.0 for all") from None
+    if not config.keys and not is_loopback(str(place[0])):
+        raise WrongConfigurationError(
+            f"--host {host} can be reached from other machines, and {VARIABLE} is not set",
+            f"set {VARIABLE} (read:<key>, write:<key> or <key> for both, separated by commas), or use --host 127.0.0.1",
+        )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(place)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _cannot_bind(error, host, port) from None
+    return listener
+
+
+def _prepare(landing: Path) -> None:
+    hint = "mend its permissions, or set ASSAY_LANDING to another folder"
+    try:
+        make_folder(landing)
+    except OSError as error:
+        raise CannotStartError(f"cannot make the landing folder {landing}: {error.strerror}", hint) from None
+    if not os.access(landing, os.R_OK | os.W_OK | os.X_OK):
+        raise CannotStartError(f"may not write to the landing folder {landing}", hint)
+
+
+def address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _cannot_bind(error: OSError, host: str, port: int) -> CannotStartError:
+    if error.errno == errno.EADDRINUSE:
+        return CannotStartError(f"port {port} on {host} is in use", "end what uses it, or give another with --port")
+    if error.errno == errno.EACCES:
+        return CannotStartError(f"port {port} needs the rights of an administrator", "give one above 1023 with --port")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return WrongConfigurationError(
+            f"--host {host} is no address of this machine", "use 127.0.0.1, or 0.0.0.0 for all"
+        )
+    return CannotStartError(f"cannot listen on {host}, port {port}: {error.strerror}", "try another --host or --port")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is loaded by now stays: searching it for garbage again and again would hold up requests.
+        gc.collect()
+        gc.freeze()
+        self._announce()
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, plus: a request's head may be neither large nor slow, and what is no HTTP is told so in JSON."""
+
+    _head_bytes: int | None = None  # None: not in the middle of a head
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_bytes is None or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, f"the head of the request is over {MAX_HEAD_BYTES // 1024} KiB", "send fewer headers")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+
+    def send_400_response(self, msg: str) -> None:
+        del msg
+        self._refuse(400, "this is not HTTP/1.1 that can be understood", "send it with an HTTP library, or with curl")
+
+    def _refuse(self, status: int, error: str, hint: str) -> None:
+        body = json.dumps({"error": error, "hint": hint}).encode()
+        head = [
+            STATUS_LINE[status],
+            b"content-type: application/json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n",
+            b"content-length: %d\r\n\r\n" % len(body),
+        ]
+        self.transport.write(b"".join([*head, body]))
+        self.transport.close()
+
+    def _end_head(self) -> None:
+        self._head_bytes = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -1,0 +1,87 @@
+"""The HTTP service: settings in, `api` started. What it may read is what analysts may read."""
+
+from collections.abc import Callable
+
+from psycopg.conninfo import make_conninfo
+
+from api.config import ServiceConfig
+from api.database import DatabaseUnavailable
+from api.errors import CannotStartError, WrongConfigurationError
+from api.keys import VARIABLE, parse_keys
+from api.server import serve as serve_http
+from jobs.engine import embedded
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.landing import local_path
+from jobs.engine.settings import Settings
+from jobs.publish import given_database
+
+ROLE = "analyst"
+MEMBERS = "members"  # the source's folder below the landing folder
+
+
+def serve(settings: Settings, host: str, port: int, keys: str | None, rate_limit: str, roll_seconds: float) -> None:
+    """Serves until it is told to stop, and says on stdout where. `keys` is the text of ASSAY_API_KEYS.
+
+    Raises ConfigurationError, or AssayError if the surroundings are at fault.
+    """
+    landing = local_path(settings.landing)
+    if landing is None:
+        message = f"entries can only be received into a local landing folder, not {settings.landing}"
+        raise ConfigurationError(message, "set ASSAY_LANDING to a folder of this machine that the runs read as well")
+    find_database = database_finder(settings)
+    try:
+        config = ServiceConfig(
+            landing=landing / MEMBERS,
+            find_database=find_database,
+            host=host,
+            port=port,
+            keys=parse_keys(keys or ""),
+            rate_limit=rate_limit,
+            roll_seconds=roll_seconds,
+        )
+        serve_http(config, lambda address: print(announcement(config, address), flush=True))
+    except WrongConfigurationError as error:
+        raise ConfigurationError(error.message, error.hint) from None
+    except CannotStartError as error:
+        raise AssayError(error.message, error.hint) from None
+
+
+def database_finder(settings: Settings) -> Callable[[], str]:
+    """How to connect, read-only: as the user of POSTGRES_HOST in the role of analysts, else as the embedded analyst."""
+    given = given_database(settings)
+    if given:
+        conninfo = make_conninfo(given.conninfo(), options=f"-c role={ROLE}")
+        return lambda: conninfo
+
+    def find() -> str:
+        try:
+            database = embedded.running(settings.database)
+        except AssayError as error:
+            raise DatabaseUnavailable("the embedded Postgres cannot be used", str(error)) from None
+        if database is None:
+            raise DatabaseUnavailable("the embedded Postgres is not running", "it is not running: assay db start")
+        # Publishing makes the role and its password, so without one nothing has been published.
+        password = settings.database / f"{ROLE}.password"
+        if not password.exists():
+            raise DatabaseUnavailable("nothing has been published yet", "run `assay run` first")
+        return database.as_user(ROLE, password.read_text()).conninfo()
+
+    return find
+
+
+def announcement(config: ServiceConfig, address: str) -> str:
+    """What a user sees once requests are answered."""
+    needed = (
+        f"required ({len(config.keys)} in {VARIABLE})" if config.keys else "not required: only this machine is served"
+    )
+    header = ' -H "Authorization: Bearer $KEY"' if config.keys else ""
+    entry = '{id="ada6ee1abc22511c"|created_at="2023-06-27"|sex=1|age=48}'
+    return "\n".join(
+        [
+            f"assay  serve  {address}  (its description: {address}/docs)",
+            f"landing       {config.landing}, for the run after at most {config.roll_seconds:g} s",
+            f"keys          {needed}",
+            f"try           curl{header} {address}/member -d '{entry}'",
+            f"              curl{header} {address}/api/v1/interactions/1",
+        ]
+    )

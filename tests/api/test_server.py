@@ -1,0 +1,225 @@
+"""What arrives before it is a request (no HTTP, too much, too slowly), and `assay serve` as an operator meets it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from api import server as server_module
+from api.app import create_app
+from api.config import RATE_LIMIT, ROLL_SECONDS, ServiceConfig
+from api.database import DatabaseUnavailable
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.settings import load_settings
+from jobs.serve import serve
+from tests.api.conftest import BOTH
+from tests.api.service import ASSAY, Service
+
+
+def ask(service: Service, data: bytes) -> bytes:
+    """All that the service says to raw bytes until it closes the connection, be it before it has read them all."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection, suppress(ConnectionError):
+        connection.sendall(data)
+        while more := connection.recv(10_000):
+            answer += more
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "error"),
+    [
+        (b"hello\r\n\r\n", 400, b"this is not HTTP/1.1 that can be understood"),
+        (b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", 400, b"this is not HTTP/1.1"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n", 400, b"this is not HTTP/1.1"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", 400, b"this is not HTTP/1.1"),
+        (b"GET /" + b"x" * 300_000, 431, b"the head of the request is over 64 KiB"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * 300_000, 431, b"the head of the request is over"),
+        (b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 100_000, 431, b"the head of the request is over 64 KiB"),
+    ],
+)
+def test_what_is_no_request_is_refused_in_json_and_the_connection_closed(
+    service: Service, data: bytes, status: int, error: bytes
+) -> None:
+    answer = ask(service, data)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/json" in answer
+    assert b'{"error": "' + error in answer
+
+
+def test_requests_may_be_sent_one_after_the_other_without_waiting(service: Service) -> None:
+    one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert ask(service, one + one + last).count(b'{"data":{"status":"ok"}}') == 3
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[int]:
+    """The server in a thread of this process, so that a test may shorten its patience; gives its port."""
+
+    def no_database() -> str:
+        raise DatabaseUnavailable("there is none")
+
+    config = ServiceConfig(folder, no_database, port=0)
+    folder.mkdir()
+    listener = server_module.listen(config)
+    settings = uvicorn.Config(
+        create_app(config), http=server_module._Protocol, log_config=None, timeout_keep_alive=1, proxy_headers=False
+    )
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("beginning", "patience"),
+    [(b"", 1.0), (b"GET /hea", 0.5), (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", 0.5)],
+)
+def test_a_connection_that_says_nothing_or_says_it_too_slowly_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: bytes, patience: float
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with running(tmp_path / "members") as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        began = time.monotonic()
+        connection.sendall(beginning)
+        for _ in range(100):  # a byte now and then changes nothing
+            try:
+                if beginning:
+                    connection.sendall(b"x")
+                connection.settimeout(0.1)
+                if connection.recv(100) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert patience - 0.1 < time.monotonic() - began < 4
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.receiver.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("api.envelope.DRAIN_SECONDS", 0.1)
+    with running(tmp_path / "members") as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"POST /member HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{a=")
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer
+
+
+def assay(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "POSTGRES_"))}
+    command = [str(ASSAY), "serve", *arguments]
+    return subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_has_an_example_for_every_option_and_the_defaults_of_the_service() -> None:
+    shown = " ".join(assay("--help").stdout.split())
+    for option in ("--host", "--port", "--rate-limit", "--roll-seconds"):
+        assert f"Example: {option} " in shown
+    for default in ("127.0.0.1", "5000", RATE_LIMIT, str(ROLL_SECONDS)):
+        assert f"[default: {default}" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "says"),
+    [
+        ({"host": "0.0.0.0"}, {}, "--host 0.0.0.0 can be reached from other machines, and ASSAY_API_KEYS is not set"),
+        ({"host": "::", "keys": ""}, {}, "set ASSAY_API_KEYS"),
+        ({"host": "192.0.2.1", "keys": BOTH}, {}, "--host 192.0.2.1 is no address of this machine"),
+        ({"host": "no.such.host.invalid"}, {}, "--host no.such.host.invalid: no such host"),
+        ({"keys": "tooshort"}, {}, "ASSAY_API_KEYS: key 1 has 8 characters; it needs at least 16"),
+        ({"rate_limit": "often"}, {}, "'often' is not a rate"),
+        ({}, {"ASSAY_LANDING": "s3a://bucket/raw"}, "entries can only be received into a local landing folder"),
+        ({}, {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set and POSTGRES_PASSWORD is not"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variables: dict[str, str], says: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("ASSAY_", "POSTGRES_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {"ASSAY_LANDING": str(tmp_path / "landing"), **variables}.items():
+        monkeypatch.setenv(name, value)
+    given = {"host": "127.0.0.1", "rate_limit": RATE_LIMIT, "keys": None, **options}
+    with pytest.raises(ConfigurationError) as refused:
+        serve(load_settings(), port=0, roll_seconds=ROLL_SECONDS, **given)
+    assert says in str(refused.value)
+    assert refused.value.hint
+
+
+def test_wrong_usage_or_configuration_ends_with_2_and_says_what_to_do(tmp_path: Path) -> None:
+    for arguments, says in [
+        (["--host", "0.0.0.0"], "set ASSAY_API_KEYS (read:<key>, write:<key> or <key> for both, separated by commas)"),
+        (["--port", "70000"], "--port"),
+    ]:
+        ended = assay(*arguments, ASSAY_LANDING=str(tmp_path))
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert says in " ".join(ended.stderr.split())
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_ends_with_1_and_says_so(service: Service, tmp_path: Path) -> None:
+    ended = assay("--port", str(service.port), ASSAY_LANDING=str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: port {service.port} on 127.0.0.1 is in use\n")
+
+
+def test_a_landing_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ASSAY_LANDING", str(tmp_path / "file"))
+    with pytest.raises(AssayError, match="cannot make the landing folder") as refused:
+        serve(load_settings(), "127.0.0.1", 0, None, RATE_LIMIT, ROLL_SECONDS)
+    assert refused.value.exit_code == 1
+
+
+def test_at_its_start_it_says_where_it_listens_where_entries_land_and_what_to_try(
+    service: Service, service_with_keys: Service
+) -> None:
+    assert service.announced.startswith(f"assay  serve  http://127.0.0.1:{service.port}  ")
+    assert f"landing       {service.folder}, for the run after at most 5 s\n" in service.announced
+    assert "keys          not required" in service.announced
+    assert "keys          required (3 in ASSAY_API_KEYS)" in service_with_keys.announced
+    assert BOTH not in service_with_keys.announced
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_curl_lines_that_it_shows_work(service: Service, service_with_keys: Service) -> None:
+    for started in (service, service_with_keys):
+        environment = {**os.environ, "KEY": BOTH}
+        lines = [line for line in started.announced.splitlines() if "curl" in line]
+        said = [
+            subprocess.run(["bash", "-c", line[line.index("curl") :]], env=environment, capture_output=True, check=True)
+            for line in lines
+        ]
+        assert [one.stdout for one in said] == [
+            b'{"data":{"accepted":1}}',
+            b'{"data":{"customer_id":1,"interactions":{"Bird":0,"Call":0,"Email":1}}}',
+        ]
+
+
+def test_the_health_check_of_the_container_tells_up_from_down(service: Service) -> None:
+    script = Path(__file__).parents[2] / "scripts/api_health.py"
+
+    def check(*addresses: str) -> tuple[int, str]:
+        command = [sys.executable, script, *addresses]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    assert check(f"{service.url}/health") == (0, '{"data":{"status":"ok"}}\n')
+    assert check(f"{service.url}/api/v1/interactions/4")[0] == 1
+    assert check("http://127.0.0.1:1/health")[0] == 1
+    assert check()[0] == 2
