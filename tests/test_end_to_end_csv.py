@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
-from scripts.samples import contacts, credits, signups
+from scripts.samples import contacts, credits, interactions, members, signups
 from tests.lab import Lab
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -104,7 +104,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgr
     with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE sample")
     lab = Lab(tmp_path_factory.mktemp("sample"), spark, replace(postgres, name="sample"))
-    for source in (contacts, credits, signups):
+    for source in (contacts, credits, interactions, members, signups):
         source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
     lab.run()
     return lab

@@ -44,7 +44,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (
             ["run", "--source", "weather"],
             {},
-            "no source is called 'weather'\n       sources: contacts, credits, signups",
+            "no source is called 'weather'\n       sources: contacts, credits, interactions, members, signups",
         ),
         (["run", "--until", "platinum"], {}, "--until"),
         (["nonsense"], {}, "nonsense"),

@@ -1,0 +1,208 @@
+"""A small world to break: raw files, a lakehouse, a database, and a fingerprint of what all of it holds in the end."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from pydantic import SecretStr
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.engine.database import Database
+from jobs.engine.settings import PostgresSettings, Settings
+
+SOURCES = ("members", "signups")
+# Planning and compiling would take longer than a few rows do.
+FOR_FEW_ROWS = {
+    "spark.driver.memory": "1g",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.databricks.delta.stats.skipping": "false",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+# What a run stamps on rows and accounts, and so differs from run to run.
+_STAMPS = ("run_id", "recorded_at", "_ingested_at")
+State = dict[str, str]
+
+
+def land(landing: Path, path: str, text: str, at: int) -> None:
+    file = landing / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    os.utime(file, (at, at))
+
+
+def first_delivery(landing: Path) -> None:
+    """What a world starts with: one good file a source, with a bad and a repeated row."""
+    land(
+        landing,
+        "members/a.log",
+        entry("a" * 16, 40) + entry("b" * 16, 41) + entry("a" * 16, 40) + "junk\n",
+        1_700_000_000,
+    )
+    land(landing, "signups/a.csv", _HEADER + person(1, "Ann") + person(2, "Bob") + "junk\n", 1_700_000_000)
+
+
+def second_delivery(landing: Path) -> None:
+    """What comes next: a new file, a copy, a file replaced in place, a correction, an empty file."""
+    land(landing, "members/b.log", entry("a" * 16, 42) + entry("c" * 16, 43) + "junk again\n", 1_700_000_100)
+    shutil.copy2(landing / "members/a.log", landing / "members/copy of a.log")
+    land(landing, "members/empty.log", "", 1_700_000_100)
+    land(landing, "signups/a.csv", _HEADER + person(1, "Ann") + person(3, "Cyd") + "more junk\n", 1_700_000_100)
+    land(landing, "signups/b.csv", _HEADER + person(1, "Anna") + person(4, "Dan"), 1_700_000_200)
+
+
+_HEADER = "id,first_name,last_name,age,gender,visit_date\n"
+
+
+def entry(member: str, age: int) -> str:
+    return f'{{id="{member}"|created_at="2023-06-27"|sex=1|age={age}|waiting_list_time=13.3|follow_reco=80.5}}\n'
+
+
+def person(number: int, name: str) -> str:
+    return f"{number} 0001,{name},Lee,34,F,2024-05-0{number}\n"
+
+
+@dataclass(frozen=True)
+class World:
+    """Landing, lakehouse, output and database below one folder."""
+
+    folder: Path
+    database: Database
+
+    @property
+    def landing(self) -> Path:
+        return self.folder / "landing"
+
+    @property
+    def lakehouse(self) -> Path:
+        return self.folder / "lakehouse"
+
+    def environment(self) -> dict[str, str]:
+        """What makes a new `assay` process work in this world; small and quick, as its data is."""
+        return {
+            **os.environ,
+            "ASSAY_LANDING": str(self.landing),
+            "ASSAY_LAKEHOUSE": str(self.lakehouse),
+            "ASSAY_OUTPUT": str(self.folder / "output"),
+            "ASSAY_LOGS": str(self.folder / "logs"),
+            "ASSAY_MASTER": "local[2]",
+            "ASSAY_SPARK": json.dumps({**FOR_FEW_ROWS, "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}),
+            "POSTGRES_HOST": self.database.host,
+            "POSTGRES_PORT": str(self.database.port),
+            "POSTGRES_DB": self.database.name,
+            "POSTGRES_USER": self.database.user,
+            "POSTGRES_PASSWORD": self.database.password,
+        }
+
+    def settings(self) -> Settings:
+        """The same for this process."""
+        server = PostgresSettings(
+            host=self.database.host,
+            port=self.database.port,
+            db=self.database.name,
+            user=self.database.user,
+            password=SecretStr(self.database.password),
+        )
+        return Settings(
+            landing=str(self.landing),
+            lakehouse=str(self.lakehouse),
+            output=str(self.folder / "output"),
+            postgres=server,
+        )
+
+    @contextmanager
+    def copied(self, folder: Path) -> Iterator["World"]:
+        """The same world again, to be broken; gone afterwards."""
+        shutil.copytree(self.folder, folder)
+        name = f"world_{uuid.uuid4().hex[:8]}"
+        with _server(self.database) as connection:
+            create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(self.database.name)))
+        try:
+            yield World(folder, replace(self.database, name=name))
+        finally:
+            with _server(self.database) as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            shutil.rmtree(folder)
+
+    def state(self, spark: SparkSession) -> State:
+        """A fingerprint of every table, file and account: the same for worlds that hold the same."""
+        return {**self._lakehouse(spark), **self._postgres(), **self._files()}
+
+    def _lakehouse(self, spark: SparkSession) -> State:
+        def content(table: Path) -> str:
+            rows = spark.read.format("delta").load(str(table))
+            columns = [column for column in rows.columns if column not in _STAMPS]
+            row_hash = F.xxhash64(*[F.to_json(F.struct(column)) for column in columns]).cast("decimal(38,0)")
+            counted = rows.agg(F.count("*").alias("rows"), F.sum(row_hash).alias("hash")).first()
+            assert counted is not None
+            return f"{counted['rows']} rows, {counted['hash']}"
+
+        tables = [log.parent for log in sorted(self.lakehouse.glob("*/*/*/_delta_log"))]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            names = [str(table.relative_to(self.lakehouse)) for table in tables]
+            return dict(zip(names, pool.map(content, tables), strict=True))
+
+    def _postgres(self) -> State:
+        with psycopg.connect(self.database.conninfo(), autocommit=True) as connection:
+            tables = connection.execute(
+                "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('gold', 'restricted')"
+            ).fetchall()
+            found = {name: _content(connection, f"SELECT * FROM {name} AS t", "t::text") for (name,) in tables}
+            found["accounts"] = _content(connection, _ACCOUNTS, "t::text")
+            found["rejected files"] = _content(
+                connection, "SELECT DISTINCT source, source_file, reason FROM ops.rejected_files", "t::text"
+            )
+            found["tables of the release"] = _content(connection, _RELEASE, "t::text")
+            staging = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'assay_staging'").fetchone()
+            assert staging is not None
+            found["staging tables left"] = str(staging[0])
+        return found
+
+    def _files(self) -> State:
+        output = self.folder / "output"
+        files = [file for file in sorted(output.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        return {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+_ACCOUNTS = """SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file)
+source, layer, table_name, batch_id, source_file, rows_read, rows_written,
+ rows_quarantined, rows_deduplicated, rows_superseded FROM ops.row_accounts
+ORDER BY source, layer, table_name, batch_id, source_file, recorded_at DESC"""
+_RELEASE = """SELECT table_name, row_count, checksum FROM ops.release_tables
+WHERE release_id = (SELECT max(release_id) FROM ops.releases)"""
+
+
+def _content(connection: psycopg.Connection[tuple[object, ...]], query: str, text: str) -> str:
+    row = connection.execute(
+        f"SELECT count(*), md5(coalesce(string_agg({text}, E'\\n' ORDER BY {text}), '')) FROM ({query}) AS t"
+    ).fetchone()
+    assert row is not None
+    return f"{row[0]} rows, {row[1]}"
+
+
+@contextmanager
+def _server(database: Database) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(replace(database, name="postgres").conninfo(), autocommit=True) as connection:
+        yield connection
+
+
+def differences(expected: State, found: State) -> list[str]:
+    """One line for each thing that two worlds do not have in common."""
+    return [
+        f"{name}: {expected.get(name, 'missing')} expected, {found.get(name, 'missing')} found"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
