@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from jobs.commands import look, releases
+from jobs.commands.options import JsonOption, SourceOption, VerboseOption, WaitOption
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.settings import Settings, load_settings
@@ -28,6 +31,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The embedded Postgres (used when POSTGRES_HOST is not set).", no_args_is_help=True)
 app.add_typer(db, name="db")
+look.register(app)
+releases.register(app)
 
 
 class Until(StrEnum):
@@ -45,18 +50,6 @@ class Role(StrEnum):
     assay = "assay"
     analyst = "analyst"
     restricted_reader = "restricted_reader"
-
-
-SourceOption = Annotated[
-    list[str] | None,
-    typer.Option("--source", "-s", help="Only this source; may be repeated. Example: --source contacts"),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of lines. Example: --json | jq")
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and stack traces. Example: -v")
-]
 
 
 @app.command()
@@ -82,6 +75,7 @@ def run(
         datetime | None,
         typer.Option("--to", formats=["%Y-%m-%d"], help="The last day for --from (today). Example: --to 2026-11-21"),
     ] = None,
+    wait: WaitOption = 0,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -102,13 +96,15 @@ def run(
         raise ConfigurationError("--to goes with --from", "example: assay run --source contacts --from 2026-11-01")
     if from_day is not None and not source:
         raise ConfigurationError("--from needs --source", "example: assay run --source contacts --from 2026-11-01")
-    started = start_run(settings, console, quiet=as_json, verbose=verbose)
-    if from_day is not None:
-        last = to_day.date() if to_day else started.started_at.date()
-        for one in sources:
-            if ask_backfill(started, one, from_day.date(), last) is None:
-                console.print(f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d} to {last}", highlight=False)
-    _print(run_sources(started, sources, first="bronze", until=until.value), console, as_json=as_json)
+    with _alone(settings, "assay run", wait):
+        started = start_run(settings, console, quiet=as_json, verbose=verbose)
+        if from_day is not None:
+            last = to_day.date() if to_day else started.started_at.date()
+            for one in sources:
+                if ask_backfill(started, one, from_day.date(), last) is None:
+                    said = f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d} to {last}"
+                    console.print(said, highlight=False)
+        _print(run_sources(started, sources, first="bronze", until=until.value), console, as_json=as_json)
 
 
 @app.command()
@@ -121,6 +117,7 @@ def replay(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would pass, write nothing. Example: --source credits --dry-run")
     ] = False,
+    wait: WaitOption = 0,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -134,14 +131,16 @@ def replay(
     check_rule(one, rule)
     given_database(settings)
     console = Console(stderr=as_json, soft_wrap=True)
-    started = start_run(settings, console, quiet=as_json, verbose=verbose)
     if dry_run:
-        found = preview(started, one, rule, batch)
+        found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)
         print(json.dumps(found.as_json(), indent=2) if as_json else found.as_text(source))
-    elif ask_replay(started, one, rule, batch) is None:
-        print(json.dumps({"rows": 0}) if as_json else f"{source}: no such rows are in quarantine; nothing to do")
-    else:
-        _print(run_sources(started, [one], first="silver", until="publish"), console, as_json=as_json)
+        return
+    with _alone(settings, "assay replay", wait):
+        started = start_run(settings, console, quiet=as_json, verbose=verbose)
+        if ask_replay(started, one, rule, batch) is None:
+            print(json.dumps({"rows": 0}) if as_json else f"{source}: no such rows are in quarantine; nothing to do")
+        else:
+            _print(run_sources(started, [one], first="silver", until="publish"), console, as_json=as_json)
 
 
 @app.command()
@@ -218,10 +217,10 @@ def run_layer(layer: Layer) -> NoReturn:
         from jobs.engine.context import start_run
         from jobs.run import run_sources
 
-        console = Console(soft_wrap=True)
-        sources = load_sources(source)
-        started = start_run(load_settings(), console, verbose=verbose)
-        _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
+        console, settings, sources = Console(soft_wrap=True), load_settings(), load_sources(source)
+        with _alone(settings, "assay run", 0):
+            started = start_run(settings, console, verbose=verbose)
+            _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
 
     main([], job)
 
@@ -244,6 +243,14 @@ def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoRe
         print("       nothing was published; run again with --verbose to see all of it", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _alone(settings: Settings, what: str, wait: float) -> AbstractContextManager[None]:
+    """Keeps other runs off the lakehouse meanwhile; taken before Spark starts, which a second run need not do."""
+    from jobs.engine.lock import exclusive
+    from jobs.publish import database
+
+    return exclusive(settings.lakehouse, what, wait, database=lambda: database(settings))
 
 
 def _print(summary: Summary, console: Console, *, as_json: bool) -> None:

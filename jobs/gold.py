@@ -15,7 +15,9 @@ from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Source, Transform, input_names
+from jobs.engine.versions import checksum
 from jobs.silver import call, quarantine_table, silver_table
+from jobs.silver import shapes as silver_shapes
 
 
 @dataclass
@@ -80,6 +82,19 @@ def outdated(run: Run, source: Source, recipes: Sequence[Recipe], changing: Coll
     return found
 
 
+def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
+    """Every gold table without rows, as the present code makes it."""
+    tables = silver_shapes(run, source)
+    recipes = {recipe.table: recipe for recipe in gold(source)}
+    names = {gold_table(source, table): table for table in source.gold_tables}
+    made: dict[str, DataFrame] = {}
+    for wave in _waves({recipe.table: set(recipe.inputs.values()) for recipe in recipes.values()}):
+        for path in wave:
+            rows = call(recipes[path].transform, {**made, **tables}, source)
+            made[names[path]] = run.spark.createDataFrame([], rows.schema)
+    return made
+
+
 def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> str | None:
     """Why a table is not what its inputs and its code make of it; None if it is."""
     state = run.ledger.table_states().get(recipe.table)
@@ -91,10 +106,14 @@ def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> 
         return "code or settings changed"
     paths = sorted(set(recipe.inputs.values()))
     if changed := [path for path in paths if path in changing]:
-        return f"{', '.join(changed)} will change"
+        return f"{_named(changed)} will change"
     if changed := [path for path in paths if state.inputs.get(path) != (run.lake.version(path) or 0)]:
-        return f"{', '.join(changed)} changed"
+        return f"{_named(changed)} changed"
     return None if sorted(state.inputs) == paths else "it is computed from other tables now"
+
+
+def _named(paths: Sequence[str]) -> str:
+    return ", ".join(path.replace("/", ".") for path in paths)
 
 
 def _recipes(made: Mapping[str, Transform], readable: Mapping[str, str]) -> list[Recipe]:
@@ -177,8 +196,7 @@ def _write(
     rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
     referenced = {rule.needs[0] for rule in rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
-    row_hash = F.xxhash64(*frame.columns).cast("decimal(38,0)")
-    metrics = [F.count(F.lit(1)).alias("rows"), F.sum(row_hash).alias("hash")]
+    metrics = [F.count(F.lit(1)).alias("rows"), checksum(frame.columns).alias("hash")]
     metrics += [gate.violations(rule).alias(f"rule:{rule.name}") for rule in rules]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *metrics).select(*frame.columns)
     version = run.lake.overwrite(watched, state.table_name)

@@ -1,18 +1,23 @@
 """Publish: gold to Postgres, all tables of the run in one transaction. `spark-submit jobs/publish.py --source S`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Connection
 
 from jobs.bronze import bronze_table
 from jobs.engine import accounts, documents, exports, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
+from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.postgres import Publication
+from jobs.engine.postgres import DocumentName, Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
+from jobs.engine.versions import any_version
 from jobs.gold import gold_table
 from jobs.silver import quarantine_table, silver_table
 
@@ -28,12 +33,24 @@ RULE_COLUMNS = [
 
 @dataclass
 class PublishReport:
-    """The release made (None if nothing had changed), its tables, and the files written beside it, in words."""
+    """The release made (None if nothing had changed), its tables, and the files written beside it, in words.
+
+    `held_back` are the sources that show an older release since a rollback, and go on to.
+    """
 
     release_id: int | None = None
     changed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which versions of its gold tables a source shows: of published tables with their checksum, and of documents."""
+
+    tables: Mapping[str, tuple[int, str]]
+    documents: Mapping[str, int]
 
 
 def given_database(settings: Settings) -> Database | None:
@@ -49,6 +66,11 @@ def given_database(settings: Settings) -> Database | None:
 def database(settings: Settings) -> Database:
     """The Postgres to publish to: the one of POSTGRES_HOST, else the embedded one, started if it is not running."""
     return given_database(settings) or start_embedded(settings.database)
+
+
+def running_database(settings: Settings) -> Database | None:
+    """The same Postgres, for commands that only look: None if it is the embedded one and that is not running."""
+    return given_database(settings) or running_embedded(settings.database)
 
 
 def reader_passwords(settings: Settings) -> dict[str, str]:
@@ -70,36 +92,59 @@ def verify_accounts(run: Run, source: Source) -> None:
 
 
 def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
-    """Publishes what has changed since the last release; nothing, if nothing has."""
-    items = [item for source in sources for item in publications(run, source)]
+    """Publishes what has changed since the last release; nothing, if nothing has.
+
+    A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
+    """
+    items = {source.name: publications(run, source) for source in sources}
     with postgres.connect(target) as connection:
         postgres.prepare(connection, reader_passwords(run.settings))
         last = postgres.published(connection)
-        changed = [item for item in items if is_changed(item, last)]
-        unchanged = [item for item in items if item not in changed]
+        held_back = [source for source in sources if is_held_back(items[source.name], last)]
+        free = [source for source in sources if source not in held_back]
+        considered = [item for source in free for item in items[source.name]]
+        changed = [item for item in considered if is_changed(item, last)]
+        unchanged = [item for item in considered if item not in changed]
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
-        for source in sources:
+        for source in free:
             if any(item.state.table_name == gold_table(source, item.name) for item in changed):
                 verify_accounts(run, source)
-        for item in changed:
-            postgres.create_staging(connection, item)
-        # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            loads = [pool.submit(postgres.load_staging, run.lake.read(i.state.table_name), target, i) for i in changed]
-            for load in loads:
-                load.result()
+        stage(run, connection, target, changed)
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
+            withheld = {name for name, table in last.items() if table.withheld_checksum}
+            postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
+            if release_id is not None:
+                shown = document_versions(run, free)
+                postgres.record_documents(connection, release_id, shown, [source.name for source in free])
             postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
             postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
             postgres.copy_new(connection, "ops.rule_results", RULE_COLUMNS, run.ledger.rule_results())
         postgres.drop_staging(connection, changed)
+        released = postgres.published_documents(connection)
     written = []
     for source in sources:
-        _export(run, source)
-        written += _write_documents(run, source)
-    names = [item.full_name for item in changed], [item.full_name for item in unchanged]
-    return PublishReport(release_id, *names, written)
+        written += write_files(
+            run, source, shown_of(source, last, released) if source in held_back else newest(run, source)
+        )
+    unpublished = [item for source in held_back for item in items[source.name]]
+    names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
+    return PublishReport(release_id, *names, written, [source.name for source in held_back])
+
+
+def stage(
+    run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
+) -> dict[str, tuple[int, str]]:
+    """Loads the rows of the items' versions into staging tables; returns how many each has, and their checksum."""
+    for item in items:
+        postgres.create_staging(connection, item)
+
+    def load(item: Publication) -> tuple[int, str]:
+        return postgres.load_staging(run.lake.read(item.state.table_name, item.state.delta_version), target, item)
+
+    # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
+    with any_version(run.spark), ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip([item.full_name for item in items], pool.map(load, items), strict=True))
 
 
 def publications(run: Run, source: Source) -> list[Publication]:
@@ -112,28 +157,73 @@ def publications(run: Run, source: Source) -> list[Publication]:
     ]
 
 
-def is_changed(item: Publication, last: dict[str, tuple[int, int, str, str]]) -> bool:
+def is_changed(item: Publication, last: Mapping[str, ReleasedTable]) -> bool:
     """Whether its rows or its definition differ from the last release; a new Delta version alone is no change."""
-    if item.full_name not in last:
-        return True
-    _, row_count, checksum, definition = last[item.full_name]
-    return (row_count, checksum, definition) != (item.state.row_count, item.state.checksum, item.definition)
+    released = last.get(item.full_name)
+    return released is None or (released.rows, released.definition) != (_rows(item), item.definition)
 
 
-def _export(run: Run, source: Source) -> None:
+def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> bool:
+    """Whether the tables of a source are to stay as a rollback left them: none has got other rows since.
+
+    Decision: only rows count, so a comment or an index that is declared anew waits for them.
+    """
+    released = [last.get(item.full_name) for item in items]
+    if not any(table and table.withheld_checksum for table in released):
+        return False
+    known = [(table.withheld_checksum or table.checksum) if table else None for table in released]
+    return known == [item.state.checksum for item in items]
+
+
+def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, int]:
+    """The newest version of each table of documents."""
+    shown = {source.name: newest(run, source).documents for source in sources}
+    return {(source, name): version for source, versions in shown.items() for name, version in versions.items()}
+
+
+def newest(run: Run, source: Source) -> Shown:
+    """The newest versions of the source's gold tables."""
+    states = {
+        name: state for name in source.gold_tables if (state := run.ledger.table_states().get(gold_table(source, name)))
+    }
+    tables = {name: (state.delta_version, state.checksum) for name, state in states.items()}
+    return Shown(tables, {name: state.delta_version for name, state in states.items() if name in source.documents})
+
+
+def shown_of(source: Source, released: Mapping[str, ReleasedTable], documents_of: Mapping[DocumentName, int]) -> Shown:
+    """The versions of the source's gold tables that a release shows."""
+    names = {name: f"{table.schema_}.{name}" for name, table in source.publish.items()}
+    found = {name: released[full] for name, full in names.items() if full in released}
+    tables = {name: (table.delta_version, table.checksum) for name, table in found.items()}
+    return Shown(tables, {name: version for (owner, name), version in documents_of.items() if owner == source.name})
+
+
+def write_files(run: Run, source: Source, shown: Shown) -> list[str]:
+    """Brings exports and documents up to date with what is shown; says which documents were written and removed."""
+    with any_version(run.spark):
+        _export(run, source, shown)
+        return _write_documents(run, source, shown)
+
+
+def _rows(item: Publication) -> tuple[int, str]:
+    return item.state.row_count, item.state.checksum
+
+
+def _export(run: Run, source: Source, shown: Shown) -> None:
     folder = f"{run.settings.output.rstrip('/')}/exports"
     for name, export in source.exports.items():
-        state = run.ledger.table_states().get(gold_table(source, name))
-        if state and not exports.is_current(run.spark, folder, export, state.checksum):
-            exports.write(run.lake.read(state.table_name), folder, export, state.checksum)
+        if name in shown.tables:
+            version, checksum = shown.tables[name]
+            if not exports.is_current(run.spark, folder, export, checksum):
+                exports.write(run.lake.read(gold_table(source, name), version), folder, export, checksum)
 
 
-def _write_documents(run: Run, source: Source) -> list[str]:
-    """Says which files were written and removed, if any were."""
+def _write_documents(run: Run, source: Source, shown: Shown) -> list[str]:
     said = []
     for name, document in source.documents.items():
-        if state := run.ledger.table_states().get(gold_table(source, name)):
-            counts = documents.write(run.lake, state.table_name, state.delta_version, document, run.settings.output)
+        if name in shown.documents:
+            table, version = gold_table(source, name), shown.documents[name]
+            counts = documents.write(run.lake, table, version, document, run.settings.output)
             if any(counts):
                 said.append(f"{document.folder}/: {counts[0]:,} files brought up to date, {counts[1]:,} removed")
     return said

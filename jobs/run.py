@@ -66,6 +66,9 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
         step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
     is_embedded = run.settings.postgres.host is None
     summary.is_published, summary.documents = True, report.documents
+    summary.warnings += [
+        f"{name}: shows an older release since a rollback, until its rows change" for name in report.held_back
+    ]
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
@@ -86,8 +89,9 @@ def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport |
     summary.sources.append(line)
     summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
     if line.quarantined:
-        path = run.lake.path(f"quarantine/{source.name}")
-        summary.next.append(f"{line.quarantined:,} rows were held back: column `reasons` in the tables in {path}")
+        summary.next.append(
+            f"assay quarantine --source {source.name}      why {line.quarantined:,} rows were held back"
+        )
 
 
 def _files(read: BronzeReport) -> str:

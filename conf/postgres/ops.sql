@@ -17,6 +17,13 @@ COMMENT ON TABLE ops.releases IS 'One row per release: all published tables chan
 COMMENT ON COLUMN ops.releases.release_id IS 'Number of the release; the greatest is what the tables show now';
 COMMENT ON COLUMN ops.releases.run_id IS 'The run that published it';
 COMMENT ON COLUMN ops.releases.published_at IS 'When it was published';
+-- ADD COLUMN IF NOT EXISTS would wait for readers, and let others wait, even where there is nothing to add.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'rolled_back_to') THEN
+    ALTER TABLE ops.releases ADD COLUMN rolled_back_to BIGINT;
+  END IF;
+END $$;
+COMMENT ON COLUMN ops.releases.rolled_back_to IS 'The release whose rows it shows again, if it was a rollback';
 
 CREATE TABLE IF NOT EXISTS ops.release_tables (
   release_id BIGINT NOT NULL REFERENCES ops.releases,
@@ -34,6 +41,26 @@ COMMENT ON COLUMN ops.release_tables.delta_version IS 'The version of the Delta 
 COMMENT ON COLUMN ops.release_tables.row_count IS 'How many rows it has';
 COMMENT ON COLUMN ops.release_tables.checksum IS 'Sum of the hashes of its rows, independent of their order';
 COMMENT ON COLUMN ops.release_tables.definition IS 'Fingerprint of its declared keys, indexes, types and comments';
+-- ADD COLUMN IF NOT EXISTS would wait for readers, and let others wait, even where there is nothing to add.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.release_tables'::regclass AND attname = 'withheld_checksum') THEN
+    ALTER TABLE ops.release_tables ADD COLUMN withheld_checksum TEXT;
+  END IF;
+END $$;
+COMMENT ON COLUMN ops.release_tables.withheld_checksum IS 'Checksum of newer rows that a rollback holds back; they are published when a table of the source changes';
+
+CREATE TABLE IF NOT EXISTS ops.release_documents (
+  release_id BIGINT NOT NULL REFERENCES ops.releases,
+  source TEXT NOT NULL,
+  document TEXT NOT NULL,
+  delta_version BIGINT NOT NULL,
+  PRIMARY KEY (release_id, source, document)
+);
+COMMENT ON TABLE ops.release_documents IS 'One row per release and kind of documents: from which version of the Delta table the files are';
+COMMENT ON COLUMN ops.release_documents.release_id IS 'The release';
+COMMENT ON COLUMN ops.release_documents.source IS 'The source, e.g. members';
+COMMENT ON COLUMN ops.release_documents.document IS 'The gold table whose rows become files, as it is called in conf/sources';
+COMMENT ON COLUMN ops.release_documents.delta_version IS 'The version of the Delta table';
 
 CREATE TABLE IF NOT EXISTS ops.row_accounts (
   run_id TEXT NOT NULL,

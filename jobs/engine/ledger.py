@@ -16,6 +16,8 @@ from jobs.engine.rules import RuleResult
 FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
 REQUESTS, RULES = "ops/requests", "ops/rule_results"
 
+ISO = "yyyy-MM-dd'T'HH:mm:ss'Z'"  # of a time in the session's zone, which is UTC
+
 FILE_SCHEMA = (
     "source STRING, source_file STRING, size BIGINT, modified_at BIGINT, content_hash STRING, status STRING, "
     "reason STRING, batch_id BIGINT, run_id STRING, recorded_at TIMESTAMP"
@@ -86,6 +88,13 @@ class Ledger:
         days = F.to_date("recorded_at").between(F.lit(first), F.lit(last))
         files = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & days)
         return sorted(row["batch_id"] for row in files.select("batch_id").distinct().collect())
+
+    def planned_at(self, source: str, batch_id: int) -> str:
+        """When the run began that planned a batch of files, as ISO time in UTC."""
+        events = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & (F.col("batch_id") == batch_id))
+        row = events.agg(F.date_format(F.min("recorded_at"), ISO)).first()
+        assert row is not None
+        return str(row[0])
 
     def record_plan(self, source: str, events: list[FileEvent]) -> None:
         """Records a batch before any of it is read."""

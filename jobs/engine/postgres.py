@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
     BooleanType,
@@ -28,9 +29,12 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.session import PROJECT
 from jobs.engine.sources import PublishedTable
+from jobs.engine.versions import checksum
 
 ROLES = ("analyst", "restricted_reader")
 STAGING = "assay_staging"
+DocumentName = tuple[str, str]
+"""A source, and a table of documents that it declares."""
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK = 0x61737361
 _TYPES: dict[type[DataType], str] = {
@@ -125,13 +129,52 @@ def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -
         ) from None
 
 
-def published(connection: psycopg.Connection[Any]) -> dict[str, tuple[int, int, str, str]]:
-    """What the newest release holds: table name -> (delta_version, row_count, checksum, definition)."""
+class ReleasedTable(NamedTuple):
+    """What a release holds of one table; `withheld_checksum` is of newer rows that a rollback holds back, if any."""
+
+    delta_version: int
+    row_count: int
+    checksum: str
+    definition: str
+    withheld_checksum: str | None
+
+    @property
+    def rows(self) -> tuple[int, str]:
+        """What tells its rows from others."""
+        return self.row_count, self.checksum
+
+
+def published(connection: psycopg.Connection[Any]) -> dict[str, ReleasedTable]:
+    """What the newest release holds, by table name; less the tables that are no longer there."""
+    there = "release_id = (SELECT max(release_id) FROM ops.releases) AND to_regclass(table_name) IS NOT NULL"
+    return _released(connection, there)
+
+
+def released(connection: psycopg.Connection[Any], release_id: int) -> dict[str, ReleasedTable]:
+    """What one release holds, by table name; empty if there is no such release."""
+    return _released(connection, "release_id = %s", release_id)
+
+
+def _released(connection: psycopg.Connection[Any], condition: LiteralString, *values: Any) -> dict[str, ReleasedTable]:
+    # By way of JSON, a database that an earlier Assay made can be read before it has the newest columns.
     rows = connection.execute(
-        "SELECT table_name, delta_version, row_count, checksum, definition FROM ops.release_tables "
-        "WHERE release_id = (SELECT max(release_id) FROM ops.releases) AND to_regclass(table_name) IS NOT NULL"
+        "SELECT table_name, delta_version, row_count, checksum, definition, to_jsonb(t) ->> 'withheld_checksum' "
+        f"FROM ops.release_tables AS t WHERE {condition} ORDER BY table_name",
+        values,
     )
-    return {name: (version, count, checksum, definition) for name, version, count, checksum, definition in rows}
+    return {name: ReleasedTable(*values) for name, *values in rows}
+
+
+def published_documents(connection: psycopg.Connection[Any], release_id: int | None = None) -> dict[DocumentName, int]:
+    """Which version of each table of documents goes with a release; without a number, with the newest."""
+    if connection.execute("SELECT to_regclass('ops.release_documents')").fetchone() == (None,):
+        return {}
+    rows = connection.execute(
+        "SELECT source, document, delta_version FROM ops.release_documents "
+        "WHERE release_id = coalesce(%s::bigint, (SELECT max(release_id) FROM ops.releases))",
+        [release_id],
+    )
+    return {(source, document): version for source, document, version in rows}
 
 
 def create_staging(connection: psycopg.Connection[Any], item: Publication) -> None:
@@ -144,9 +187,11 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
         connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
 
 
-def load_staging(frame: DataFrame, database: Database, item: Publication) -> None:
-    """Loads the rows over JDBC, in parallel from the executors."""
-    frame.write.format("jdbc").mode("append").options(
+def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
+    """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum."""
+    observed = Observation()
+    watched = frame.observe(observed, F.count(F.lit(1)).alias("rows"), checksum(frame.columns).alias("checksum"))
+    watched.write.format("jdbc").mode("append").options(
         url=database.jdbc_url,
         driver="org.postgresql.Driver",
         user=database.user,
@@ -158,10 +203,15 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> Non
         stringtype="unspecified",
         batchsize="10000",
     ).save()
+    return observed.get["rows"], str(observed.get["checksum"] or 0)
 
 
 def release(
-    connection: psycopg.Connection[Any], run_id: str, changed: Sequence[Publication], unchanged: Sequence[Publication]
+    connection: psycopg.Connection[Any],
+    run_id: str,
+    changed: Sequence[Publication],
+    unchanged: Sequence[Publication],
+    rolled_back_to: int | None = None,
 ) -> int | None:
     """Makes every changed table match its staging table and records the release, all in the caller's transaction.
 
@@ -174,24 +224,51 @@ def release(
         _ensure_live(connection, item)
         _match(connection, item)
     newest = connection.execute(
-        "INSERT INTO ops.releases (run_id) VALUES (%s) RETURNING release_id", [run_id]
+        "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
+        [run_id, rolled_back_to],
     ).fetchone()
     assert newest is not None
     named = [*changed, *unchanged]
     connection.cursor().executemany(
-        "INSERT INTO ops.release_tables VALUES (%s, %s, %s, %s, %s, %s)",
+        "INSERT INTO ops.release_tables (release_id, table_name, delta_version, row_count, checksum, definition) "
+        "VALUES (%s, %s, %s, %s, %s, %s)",
         [
             (newest[0], i.full_name, i.state.delta_version, i.state.row_count, i.state.checksum, i.definition)
             for i in named
         ],
     )
+    columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum"
     connection.execute(
-        "INSERT INTO ops.release_tables SELECT %s, table_name, delta_version, row_count, checksum, definition "
-        "FROM ops.release_tables WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) "
-        "AND table_name <> ALL(%s)",
+        f"INSERT INTO ops.release_tables (release_id, {columns}) SELECT %s, {columns} FROM ops.release_tables "
+        "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND table_name <> ALL(%s)",
         [newest[0], newest[0], [item.full_name for item in named]],
     )
     return int(newest[0])
+
+
+def withhold(connection: psycopg.Connection[Any], withheld: Mapping[str, str | None]) -> None:
+    """Records in the newest release which newer rows of a table are held back, by checksum; None: none are."""
+    connection.cursor().executemany(
+        "UPDATE ops.release_tables SET withheld_checksum = %s WHERE table_name = %s "
+        "AND release_id = (SELECT max(release_id) FROM ops.releases) AND withheld_checksum IS DISTINCT FROM %s",
+        [(value, name, value) for name, value in withheld.items()],
+    )
+
+
+def record_documents(
+    connection: psycopg.Connection[Any], release_id: int, versions: Mapping[DocumentName, int], sources: Sequence[str]
+) -> None:
+    """Records the documents that go with a release; those of other than `sources` are carried over from the last."""
+    connection.cursor().executemany(
+        "INSERT INTO ops.release_documents (release_id, source, document, delta_version) VALUES (%s, %s, %s, %s)",
+        [(release_id, *name, version) for name, version in versions.items()],
+    )
+    connection.execute(
+        "INSERT INTO ops.release_documents (release_id, source, document, delta_version) "
+        "SELECT %s, source, document, delta_version FROM ops.release_documents "
+        "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND source <> ALL(%s)",
+        [release_id, release_id, list(sources)],
+    )
 
 
 def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: DataFrame) -> None:
@@ -210,14 +287,34 @@ def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publicatio
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
 
 
+def staging_tables(connection: psycopg.Connection[Any]) -> list[str]:
+    """The staging tables there are, none of which is left when a run has ended."""
+    rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", [STAGING])
+    return [name for (name,) in rows]
+
+
+def drop_staging_tables(connection: psycopg.Connection[Any], names: Sequence[str]) -> None:
+    for name in names:
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(STAGING, name)))
+
+
+def other_publishers(connection: psycopg.Connection[Any]) -> bool:
+    """Whether another session of Assay is connected: a publisher keeps its own open while it fills staging tables."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = current_setting('application_name') AND pid <> pg_backend_pid())"
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Creates the live table, or brings columns, indexes and comments up to date. Never drops anything."""
     keys = sql.SQL(", ").join(map(sql.Identifier, item.table.key))
     constraint = sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT")
     create = sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))")
     connection.execute(create.format(item.live, item.staging, constraint, keys))
-    found = _column_types(connection, item.full_name)
-    wanted = _column_types(connection, f"{STAGING}.{item.staging_name}")
+    found = column_types(connection, item.full_name)
+    wanted = column_types(connection, f"{STAGING}.{item.staging_name}")
     for name, kind in wanted.items():
         if name not in found:
             connection.execute(
@@ -248,7 +345,7 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
         )
 
 
-def _column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
+def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
     """The columns of a table and their types, in order, as Postgres writes them."""
     rows = connection.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     logs: Path = Field(Path("data/logs"), description="what Spark prints goes here; a local path")
     master: str = Field("local[*]", description="Spark master of `assay run`; spark-submit names its own")
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings over conf/spark-defaults.conf")
+    keep_releases: int = Field(10, ge=1, description="`assay rollback` can go back to the newest so many releases")
+    keep_days: float = Field(7, ge=1, description="files that are no longer part of a Delta table stay so long")
+    keep_ops_days: int = Field(
+        365, ge=1, description="row accounts that were replaced, and results of rules, stay so long"
+    )
     postgres: PostgresSettings = Field(default_factory=lambda: PostgresSettings(), exclude=True)
 
     @classmethod

@@ -123,10 +123,10 @@ class SilverTable(_Strict):
 
     Of a source with one raw table, the first silver table is parsed from it.
 
-    Of rows with one key, `keep` says which stays: that of the earliest delivery, and within it the one with the smallest
-    `order_by`; or that of the newest file, and within it the one with the greatest `order_by`. With `rebuild: always`
-    the table is made anew from all live bronze rows
-    whenever some are new, for its rows depend on each other; `keep: newest` implies that.
+    Of rows with one key, `keep` says which stays: that of the earliest delivery (of several, the one with the smallest
+    `order_by`), or that of the newest file (of several, the one with the greatest `order_by`). With `rebuild: always`
+    the table is made anew from all live bronze rows whenever some are new, for its rows depend on each other;
+    `keep: newest` implies that.
     """
 
     raw: Name | None = None

@@ -27,7 +27,7 @@ from jobs.engine.context import start_run
 from jobs.engine.session import PROJECT, start_session
 from jobs.engine.sources import load_sources
 from jobs.run import run_sources
-from scripts.proof.world import FOR_FEW_ROWS, SOURCES, State, World, differences, first_delivery, second_delivery
+from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, differences, first_delivery, second_delivery
 
 _RUN = ["run", *[argument for source in SOURCES for argument in ("-s", source)]]
 _TIME_LIMIT = 900
@@ -50,19 +50,17 @@ class Bench:
         first_delivery(base.landing)
         _finish(base)
         second_delivery(base.landing)
-        self.steps: list[str] = []
-        self.seconds = 0.0
-        self.expected = self._undisturbed()
+        with base.copied(self._fresh()) as world:
+            _finish(world)
+            self.expected = world.state(spark)
 
-    def _undisturbed(self) -> State:
-        steps = self.folder / "steps"
-        with self.base.copied(self.folder / "undisturbed") as world:
-            began = time.monotonic()
-            victim = _start(world, "none", {"PROOF_STEPS": str(steps)})
-            victim.wait(_TIME_LIMIT)
-            self.seconds = time.monotonic() - began
-            self.steps = list(dict.fromkeys(steps.read_text(encoding="utf-8").splitlines()))
-            return world.state(self.spark)
+    def steps(self) -> tuple[list[str], float]:
+        """The steps of an undisturbed run in a process of its own, and how many seconds it takes."""
+        steps, began = self.folder / "steps", time.monotonic()
+        with self.base.copied(self._fresh()) as world:
+            _start(world, "none", {"PROOF_STEPS": str(steps)}).wait(_TIME_LIMIT)
+        seconds = time.monotonic() - began
+        return list(dict.fromkeys(steps.read_text(encoding="utf-8").splitlines())), seconds
 
     def _fresh(self) -> Path:
         """A folder that was not there before: Delta keeps in memory what it knows of a path."""
@@ -109,11 +107,13 @@ def _finish(world: World) -> None:
 
 
 def outcomes(bench: Bench, every: int, at_random: int, seed: int) -> Iterator[Outcome]:
+    steps, seconds = bench.steps()
+    print(f"{len(steps)} steps, {seconds:.0f} s undisturbed", flush=True)
     chance = random.Random(seed)
-    for step in bench.steps[::every]:
+    for step in steps[::every]:
         yield bench.kill_at(step)
     for _ in range(at_random):
-        yield bench.kill_after(chance.uniform(0.2, 1.0) * bench.seconds)
+        yield bench.kill_after(chance.uniform(0.2, 1.0) * seconds)
 
 
 def main() -> None:
@@ -128,7 +128,6 @@ def main() -> None:
         database = embedded.start(folder / "postgres")
         try:
             bench = Bench(folder, spark, World(folder / "base", database))
-            print(f"{len(bench.steps)} steps, {bench.seconds:.0f} s undisturbed", flush=True)
             found = []
             for outcome in outcomes(bench, given.every, given.random, given.seed):
                 found.append(outcome)

@@ -1,0 +1,22 @@
+"""Options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option("--source", "-s", help="Only this source; may be repeated. Example: --source contacts"),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead of lines. Example: --json | jq")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and stack traces. Example: -v")
+]
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait", min=0, help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600"
+    ),
+]

@@ -1,0 +1,74 @@
+"""`assay releases`, `assay rollback` and `assay maintain`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from jobs.commands.options import JsonOption, VerboseOption, WaitOption
+from jobs.engine.lock import exclusive
+from jobs.engine.settings import load_settings
+from jobs.engine.sources import load_sources
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+
+    @app.command()
+    def releases(
+        limit: Annotated[int, typer.Option(min=1, help="Only the newest so many. Example: --limit 5")] = 20,
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        """List the releases, newest first. Example: assay releases --limit 5"""
+        from jobs.releases import existing_database, list_releases, releases_text
+
+        del verbose  # main() looks for it
+        target = existing_database(load_settings())
+        found = list_releases(target, limit) if target else []
+        print(json.dumps([r.as_json() for r in found], indent=2) if as_json else releases_text(found))
+
+    @app.command()
+    def rollback(
+        to: Annotated[int, typer.Option("--to", min=1, help="The release to show again. Example: --to 3")],
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Check and say what would change. Example: --to 3 --dry-run")
+        ] = False,
+        wait: WaitOption = 0,
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        """Show the rows of an earlier release again, as a new release. Example: assay rollback --to 3"""
+        from rich.console import Console
+
+        from jobs import publish
+        from jobs.engine.context import start_run
+        from jobs.releases import rollback as roll_back
+
+        settings, sources = load_settings(), load_sources()
+        with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: publish.database(settings)):
+            run = start_run(settings, Console(stderr=as_json, soft_wrap=True), quiet=as_json, verbose=verbose)
+            report = roll_back(run, sources, publish.database(settings), to, dry_run=dry_run)
+        print(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
+
+    @app.command()
+    def maintain(
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say what would be done. Example: assay maintain --dry-run")
+        ] = False,
+        wait: WaitOption = 0,
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        """Compact Delta tables and remove what no kept release needs. Example: assay maintain --wait 600"""
+        from rich.console import Console
+
+        from jobs import publish
+        from jobs.engine.context import start_run
+        from jobs.maintain import maintain as do_maintain
+
+        settings, sources = load_settings(), load_sources()
+        with exclusive(settings.lakehouse, "assay maintain", wait, database=lambda: publish.database(settings)):
+            run = start_run(settings, Console(stderr=as_json, soft_wrap=True), quiet=as_json, verbose=verbose)
+            report = do_maintain(run, sources, dry_run=dry_run)
+        print(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())

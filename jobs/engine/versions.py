@@ -1,0 +1,77 @@
+"""Older versions of Delta tables: being allowed to read them, and telling whether rows are those that were recorded."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.engine.landing import hadoop_configuration
+from jobs.engine.session import jvm
+
+# Delta refuses versions that are older than a week unless told that their files are still there; a release's are,
+# because maintenance keeps them.
+_ANY_AGE = {"spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false"}
+_GONE = ("DELTA_VERSION_NOT_FOUND", "DELTA_LOG_FILE_NOT_FOUND", "DELTA_TRUNCATED_TRANSACTION_LOG", "DELTA_MISSING_")
+_NO_FILE = ("FILE_NOT_EXIST", "FileNotFoundException", "DELTA_FILE_NOT_FOUND", "PATH_NOT_FOUND", "PATH_DOES_NOT_EXIST")
+
+
+def checksum(columns: Sequence[str]) -> Column:
+    """The sum of the rows' hashes, independent of their order; NULL if there are no rows."""
+    return F.sum(F.xxhash64(*columns).cast("decimal(38,0)"))
+
+
+@contextmanager
+def any_version(spark: SparkSession) -> Iterator[None]:
+    """Lets all versions of a table be read whose files are there, whatever their age."""
+    with session_settings(spark, _ANY_AGE):
+        yield
+
+
+@contextmanager
+def session_settings(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
+    """Other settings of the session for a while."""
+    before = {key: spark.conf.get(key, None) for key in values}
+    for key, value in values.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
+
+
+def has_all_files(frame: DataFrame) -> bool:
+    """Whether every file that a Delta table's rows are read from is there."""
+    return None not in modified_at(frame.sparkSession, frame.inputFiles())
+
+
+def modified_at(spark: SparkSession, uris: Iterable[str]) -> list[float | None]:
+    """When each file was written, in seconds since 1970; None if it is not there. For a few files."""
+    java, configuration = jvm(spark), hadoop_configuration(spark)
+    found: list[float | None] = []
+    for uri in uris:
+        file = java.org.apache.hadoop.fs.Path(java.java.net.URI(uri))
+        file_system = file.getFileSystem(configuration)
+        is_there = file_system.exists(file)
+        found.append(file_system.getFileStatus(file).getModificationTime() / 1000 if is_there else None)
+    return found
+
+
+def data_files(spark: SparkSession, path: str) -> DataFrame:
+    """One row per file of a Delta table's newest version, with its `size` in bytes."""
+    java = jvm(spark)
+    nothing = java.scala.Option.empty()
+    log = java.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
+    return DataFrame(log.update(False, nothing, nothing).allFiles().toDF(), spark).select("size")
+
+
+def is_gone(error: PySparkException | Py4JJavaError) -> bool:
+    """Whether a version could not be read because its files, or its part of the log, are no longer there."""
+    text = str(error)
+    return any(mark in text for mark in (*_GONE, *_NO_FILE))

@@ -1,0 +1,369 @@
+"""What the next run would do, and why, found without writing anything.
+
+The decisions are made by the functions that the run itself calls: which files are a batch, what silver has to do next,
+which derived tables are out of date, and whether a table differs from the last release. Here they are only given what
+the steps before them will have done by then. What only the rows can tell is not foreseen: a file may still be set aside
+when it is read, a rule may fail the run, and a table that is computed anew may come out as it was.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from jobs import bronze, gold, publish, silver
+from jobs.engine import documents, postgres
+from jobs.engine.batches import FileEvent, History, Request
+from jobs.engine.context import Run
+from jobs.engine.errors import AssayError
+from jobs.engine.landing import LandingFile
+from jobs.engine.ledger import TableState
+from jobs.engine.listing import SHOWN, line, size, some
+from jobs.engine.postgres import Publication, ReleasedTable
+from jobs.engine.settings import Settings
+from jobs.engine.sources import SOURCES_FOLDER, Source
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file below the landing folder, its size in bytes, and what makes it one to read, to leave or to set aside."""
+
+    path: str
+    size: int
+    why: str
+
+
+@dataclass(frozen=True)
+class UnfinishedBatch:
+    """A batch that was planned (when, as ISO time in UTC) and that a crash left, with its files to read.
+
+    `set_aside` are those that are no longer as they were planned.
+    """
+
+    batch_id: int
+    planned_at: str
+    read: list[PlannedFile]
+    set_aside: list[PlannedFile]
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    """A table, and why it would be refreshed or published."""
+
+    table: str
+    why: str
+
+
+@dataclass
+class SourcePlan:
+    """What the next run would do with one source. `refresh` names Delta tables in the order in which they are made."""
+
+    source: str
+    read: list[PlannedFile] = field(default_factory=list)
+    delivered_again: list[PlannedFile] = field(default_factory=list)
+    set_aside: list[PlannedFile] = field(default_factory=list)
+    vanished: list[PlannedFile] = field(default_factory=list)
+    unfinished: UnfinishedBatch | None = None
+    requests: list[str] = field(default_factory=list)
+    refresh: list[PlannedTable] = field(default_factory=list)
+
+
+@dataclass
+class PublishPlan:
+    """Tables that the next run would publish, and those that it may: if their rows turn out to differ.
+
+    `release` is the number that the next release gets; None if `unknown` says why the last one cannot be seen.
+    """
+
+    release: int | None = None
+    unknown: str | None = None
+    will: list[PlannedTable] = field(default_factory=list)
+    may: list[PlannedTable] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """What the next run of some sources would do."""
+
+    sources: list[SourcePlan]
+    publish: PublishPlan
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the run would change nothing."""
+        found = self.sources
+        has_work = any(
+            s.read or s.delivered_again or s.set_aside or s.unfinished or s.requests or s.refresh for s in found
+        )
+        return not (has_work or self.publish.will or self.publish.may)
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        lines = [text for source in self.sources for text in _source_lines(source)]
+        if self.is_empty:
+            lines.append(line("nothing new", "a run would change nothing"))
+        lines += _publish_lines(self.publish)
+        lines += [line("", "nothing was written"), ""]
+        named = " ".join(f"--source {source.source}" for source in self.sources)
+        action = ("accounts", "where the rows of each file went") if self.is_empty else ("run", "does this")
+        lines.append(line("next", f"assay {action[0]} {named}      {action[1]}"))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _LastRelease:
+    """What Postgres holds, by table; `unknown` says why that cannot be seen. `number` is the next release's."""
+
+    tables: dict[str, ReleasedTable]
+    number: int | None = None
+    unknown: str | None = None
+
+
+def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
+    """What the next run of the sources would do. Writes nothing, and starts no Postgres.
+
+    Raises ConfigurationError where the run would, before it reads anything.
+    """
+    for source in sources:
+        silver.check(run, source)
+        for document in source.documents.values():
+            documents.folder_of(run.settings.output, document)
+    last = _last_release(run.settings)
+    publishing, plans = PublishPlan(last.number, last.unknown), []
+    for source in sources:
+        plans.append(_plan_source(run, source))
+        _plan_publishing(run, source, {item.table: item.why for item in plans[-1].refresh}, last, publishing)
+    return Plan(plans, publishing)
+
+
+def _plan_source(run: Run, source: Source) -> SourcePlan:
+    planned, listed = SourcePlan(source.name), bronze.listing(run, source)
+    before = run.ledger.history(source.name)
+    planned.vanished = [
+        PlannedFile(e.source_file, e.size, "its rows stay") for e in bronze.vanished(source, before, listed)
+    ]
+    planned.unfinished, decided = _unfinished(run, source, before, listed)
+    events = bronze.next_batch(run, source, decided, listed)
+    _sort_files(planned, events, decided)
+    after = decided.followed_by(events)
+    changing = _plan_silver(run, source, after, planned)
+    if all(table in changing or run.lake.exists(table) for table in _parsed(source)):
+        for recipes in (gold.derived_silver(source), gold.gold(source)):
+            wanted = gold.outdated(run, source, recipes, changing)
+            planned.refresh += [PlannedTable(table, why) for table, why in wanted.items()]
+            changing |= wanted.keys()
+    return planned
+
+
+def _unfinished(
+    run: Run, source: Source, before: History, listed: Sequence[LandingFile]
+) -> tuple[UnfinishedBatch | None, History]:
+    """The batch that a crash left, if one did, and what is decided once it is finished."""
+    batch_id = before.newest_planned
+    if bronze.finished_batch(run, source) >= batch_id:
+        return None, before
+    files = [event for event in before.batch(batch_id) if event.status == "loaded"]
+    is_read = not bronze.unread_tables(run, source, files, batch_id)
+    changed = [] if is_read else bronze.no_longer_as_planned(files, listed)
+    gone = {event.source_file for event in changed}
+    left = [PlannedFile(e.source_file, e.size, "planned") for e in files if not is_read and e.source_file not in gone]
+    set_aside = [PlannedFile(e.source_file, e.size, bronze.CHANGED) for e in files if e.source_file in gone]
+    planned_at = run.ledger.planned_at(source.name, batch_id)
+    return UnfinishedBatch(batch_id, planned_at, left, set_aside), before.followed_by(changed)
+
+
+def _sort_files(planned: SourcePlan, events: Sequence[FileEvent], decided: History) -> None:
+    earlier = decided.newest_versions()
+    origin = {
+        event.content_hash: event.source_file for event in [*events, *decided.loaded()] if event.status == "loaded"
+    }
+    for event in events:
+        if event.status == "rejected":
+            planned.set_aside.append(PlannedFile(event.source_file, event.size, event.reason or ""))
+        elif event.status == "known":
+            first = origin[event.content_hash]
+            why = "its content was read before" if first == event.source_file else f"a copy of {first}"
+            planned.delivered_again.append(PlannedFile(event.source_file, event.size, why))
+        else:
+            known = earlier.get(event.source_file)
+            why = f"changed since batch {known.batch_id}" if known else "new"
+            planned.read.append(PlannedFile(event.source_file, event.size, why))
+
+
+def _parsed(source: Source) -> list[str]:
+    return [silver.silver_table(source, table) for table in source.parsed_tables]
+
+
+def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) -> set[str]:
+    """Adds what silver would do once bronze is done; returns the Delta tables that it would change."""
+    changing: set[str] = set()
+    loaded = [event.source_file for event in after.loaded()]
+    has_bronze = {
+        raw: run.lake.exists(bronze.bronze_table(source, raw))
+        or any(raw in source.raw_tables_of(path) for path in loaded)
+        for raw in source.raw
+    }
+    if not any(has_bronze.values()):
+        return changing
+    for table, raw in source.parsed_tables.items():
+        target, writer = silver.silver_table(source, table), silver.silver_writer(source, table)
+        if not has_bronze[raw]:
+            if not run.lake.exists(target):
+                changing.add(target)
+                planned.refresh.append(PlannedTable(target, "no file yet: made without rows"))
+            continue
+        done, reasons = run.lake.written_through(target, writer), []
+        while scope := silver.next_scope(source, table, after, done, after.newest_planned):
+            reasons.append(_why(source, table, scope, done))
+            if scope.request and (asked := _request(scope.request)) not in planned.requests:
+                planned.requests.append(asked)
+            done = scope.through
+        if reasons:
+            changing.add(target)
+            planned.refresh.append(PlannedTable(target, "; ".join(reasons)))
+            quarantine = silver.quarantine_table(source, table)
+            if run.lake.written_through(quarantine, writer) < done:  # a crash may have left it ahead of the table
+                changing.add(quarantine)
+    return changing
+
+
+def _why(source: Source, table: str, scope: silver.Scope, done: int) -> str:
+    if scope.request:
+        return _request(scope.request)
+    always = source.tables[table].is_always_rebuilt
+    if scope.rebuild and not always:
+        return "rows that it has no longer count, or count again: made anew"
+    batches = f"batch {scope.through} is" if scope.through == done + 1 else f"batches {done + 1} to {scope.through} are"
+    return f"{batches} new{', and it is always made anew' if always else ''}"
+
+
+def _request(request: Request) -> str:
+    batches = some([str(batch) for batch in request.batches])
+    rule = f", rule {request.rule}" if request.rule else ""
+    return f"{request.kind} {request.batch_id} was asked for (batches {batches}{rule})"
+
+
+def _last_release(settings: Settings) -> _LastRelease:
+    """What the newest release holds. Never starts the embedded Postgres; one that was never made holds nothing."""
+    try:
+        database = publish.running_database(settings)
+        if database is None:
+            if not (settings.database / "data").exists():
+                return _LastRelease({}, 1)
+            return _LastRelease({}, None, "the embedded Postgres is not running (assay db start)")
+        with postgres.connect(database) as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            row = connection.execute(
+                "SELECT to_regclass('ops.release_tables') IS NOT NULL AND to_regclass('ops.releases') IS NOT NULL"
+            ).fetchone()
+            if row is None or not row[0]:
+                return _LastRelease({}, 1)
+            number = connection.execute(
+                "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"
+            ).fetchone()
+            return _LastRelease(postgres.published(connection), number[0] if number else None)
+    except AssayError as error:
+        return _LastRelease({}, None, error.message)
+
+
+def _plan_publishing(
+    run: Run, source: Source, refreshed: dict[str, str], last: _LastRelease, planned: PublishPlan
+) -> None:
+    """Adds the source's published tables to the plan."""
+    items = _publications(run, source, refreshed)
+    # A source that was rolled back stays as it is, unless other rows come out.
+    is_held_back = publish.is_held_back([_as_it_was(item, refreshed, last) for item in items], last.tables)
+    is_certain = not any(item.state.table_name in refreshed for item in items)
+    for item in items:
+        why, name = refreshed.get(item.state.table_name), item.full_name
+        is_changed = publish.is_changed(item, last.tables)
+        if last.unknown:
+            planned.may.append(PlannedTable(name, why or "the last release is not known"))
+        elif is_held_back and (is_certain or not (why or is_changed)):
+            planned.unchanged.append(name)
+        elif is_held_back:
+            planned.may.append(PlannedTable(name, "if rows come out other than those that were rolled back"))
+        elif name not in last.tables:
+            planned.will.append(PlannedTable(name, "never published"))
+        elif item.definition != last.tables[name].definition:
+            planned.will.append(PlannedTable(name, "its definition changed"))
+        elif why:
+            planned.may.append(PlannedTable(name, "if its rows come out different"))
+        elif is_changed:
+            planned.will.append(PlannedTable(name, "its rows are not those of the last release"))
+        else:
+            planned.unchanged.append(name)
+
+
+def _publications(run: Run, source: Source, refreshed: dict[str, str]) -> list[Publication]:
+    """The tables that the run would consider; those that it computes anew with the columns that they will have."""
+    # Also where nothing was published yet: a declaration that does not fit its transform fails the run.
+    shapes = gold.shapes(run, source) if refreshed else {}
+    states, items = run.ledger.table_states(), []
+    for name, table in source.publish.items():
+        path, place = gold.gold_table(source, name), f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}"
+        state = states.get(path) or TableState(path, 0, {}, "", 0, "")
+        if path in refreshed or path in states:
+            frame = shapes[name] if path in refreshed else run.lake.read(path)
+            items.append(postgres.publication(name, table, state, frame, place))
+    return items
+
+
+def _as_it_was(item: Publication, refreshed: dict[str, str], last: _LastRelease) -> Publication:
+    """A table that is computed anew, as if its rows came out as the last release or the rollback has them."""
+    if item.state.table_name not in refreshed or item.full_name not in last.tables:
+        return item
+    released = last.tables[item.full_name]
+    return replace(item, state=replace(item.state, checksum=released.withheld_checksum or released.checksum))
+
+
+# What a person sees
+
+
+def _source_lines(plan: SourcePlan) -> list[str]:
+    groups = {
+        "would read": plan.read,
+        "would skip": plan.delivered_again,
+        "would set aside": plan.set_aside,
+        "vanished": plan.vanished,
+    }
+    lines = [line(head, _files(files)) for head, files in groups.items() if files]
+    if batch := plan.unfinished:
+        rest = f": {_files(batch.read)}" if batch.read else ""
+        found = f"batch {batch.batch_id} of {plan.source}, planned at {batch.planned_at}, never finished{rest}"
+        lines.append(line("would redo", found))
+        if batch.set_aside:
+            lines.append(line("would set aside", _files(batch.set_aside)))
+    lines += [line("would answer", f"{plan.source}: {asked}") for asked in plan.requests]
+    return lines + _grouped("would refresh", [PlannedTable(t.table.replace("/", "."), t.why) for t in plan.refresh])
+
+
+def _files(files: Sequence[PlannedFile]) -> str:
+    shown = [f"{file.path} ({size(file.size)}, {file.why})" for file in files]
+    total = f", {size(sum(file.size for file in files))} in all"
+    return some(shown) + (total if len(files) > SHOWN else "")
+
+
+def _grouped(head: str, tables: Collection[PlannedTable]) -> list[str]:
+    """One line per reason, with all tables that have it."""
+    by_reason: dict[str, list[str]] = {}
+    for table in tables:
+        by_reason.setdefault(table.why, []).append(table.table)
+    texts = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+    return [line(head if not number else "", text) for number, text in enumerate(texts)]
+
+
+def _publish_lines(plan: PublishPlan) -> list[str]:
+    lines = []
+    release = f"as release {plan.release}" if plan.release else "as the next release"
+    if plan.will:
+        lines.append(line("would publish", f"{len(plan.will)} tables {release}"))
+        lines += _grouped("", plan.will)
+    if plan.may:
+        if plan.unknown:
+            lines.append(line("may publish", f"{len(plan.may)} tables; {plan.unknown}"))
+        else:
+            lines.append(line("may publish", f"{len(plan.may)} tables {release}"))
+        lines += _grouped("", plan.may)
+    return lines

@@ -1,0 +1,301 @@
+"""Releases: which there were, and going back to one of them.
+
+A rollback is a release of its own, made like any other: staging tables, then one transaction. It shows the rows of the
+Delta versions that the earlier release recorded. What is newer is held back (`withheld_checksum` of
+`ops.release_tables`) until the rows of a table of that source change; then the source is published whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection, errors
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs import publish
+from jobs.engine import postgres
+from jobs.engine.context import Run
+from jobs.engine.database import Database
+from jobs.engine.embedded import start as start_embedded
+from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.ledger import TableState
+from jobs.engine.listing import line, table
+from jobs.engine.postgres import Publication, ReleasedTable
+from jobs.engine.settings import Settings
+from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
+from jobs.engine.versions import any_version, checksum, has_all_files, is_gone
+from jobs.gold import gold_table
+
+_UNTOUCHED = "nothing was changed"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release: `changed` are its tables that differ from the release before, `tables` and `rows` count all."""
+
+    release_id: int
+    run_id: str
+    published_at: datetime
+    rolled_back_to: int | None
+    changed: list[str]
+    tables: int
+    rows: int
+
+    @property
+    def what(self) -> str:
+        return f"rollback to {self.rolled_back_to}" if self.rolled_back_to else "run"
+
+    def as_json(self) -> dict[str, object]:
+        return {**asdict(self), "published_at": self.published_at.isoformat(), "what": self.what}
+
+
+@dataclass
+class Rollback:
+    """What a rollback did, or with `dry_run` would do. `release_id` is None if no release was made."""
+
+    to: int
+    dry_run: bool
+    release_id: int | None = None
+    loaded: dict[str, tuple[int, int]] = field(default_factory=dict)
+    same: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_held_back: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        loaded = [{"table": name, "delta_version": v, "rows": rows} for name, (v, rows) in self.loaded.items()]
+        return {**asdict(self), "loaded": loaded}
+
+    def as_text(self) -> str:
+        head = "would load" if self.dry_run else "loaded"
+        lines = [
+            line(head if not number else "", f"{name}: {rows:,} rows, Delta version {version}")
+            for number, (name, (version, rows)) in enumerate(self.loaded.items())
+        ]
+        lines.append(line("as it was", f"{len(self.same)} tables show the rows of release {self.to} already"))
+        if self.left:
+            lines.append(line("left alone", f"{', '.join(self.left)}: not in release {self.to}"))
+        lines += [line("documents", text) for text in self.files]
+        lines += [line("note", text) for text in self.notes]
+        if self.dry_run:
+            lines += [line("next", f"nothing was written; assay rollback --to {self.to}")]
+        elif self.release_id is None:
+            lines.append(line("release", f"none: what is live is release {self.to} already"))
+        else:
+            done = f"the rows of release {self.to} again, {len(self.loaded)} tables in one transaction"
+            lines.append(line(f"release {self.release_id}", done))
+            if self.is_held_back:
+                lines.append(line("next", "runs hold newer rows of these sources back until some of them change"))
+        return "\n".join(lines)
+
+
+def existing_database(settings: Settings) -> Database | None:
+    """The Postgres that is published to; None if it is the embedded one and was never made."""
+    given = publish.given_database(settings)
+    if given or not (Path(settings.database) / "data").exists():
+        return given
+    return start_embedded(settings.database)
+
+
+def list_releases(target: Database, limit: int) -> list[Release]:
+    """The newest releases, newest first."""
+    with postgres.connect(target) as connection:
+        if not has_releases(connection):
+            return []
+        rows = connection.execute(
+            # By way of JSON, a database that an earlier Assay made can be read before it has the newest columns.
+            "SELECT r.release_id, r.run_id, r.published_at, (to_jsonb(r) ->> 'rolled_back_to')::bigint, "
+            "coalesce(array_agg(t.table_name ORDER BY t.table_name) FILTER (WHERE (t.row_count, t.checksum, "
+            "t.definition) IS DISTINCT FROM (p.row_count, p.checksum, p.definition)), '{}'), "
+            "count(t.table_name), coalesce(sum(t.row_count), 0)::bigint "
+            "FROM (SELECT *, lag(release_id) OVER (ORDER BY release_id) AS previous FROM ops.releases) AS r "
+            "LEFT JOIN ops.release_tables AS t ON t.release_id = r.release_id "
+            "LEFT JOIN ops.release_tables AS p ON p.release_id = r.previous AND p.table_name = t.table_name "
+            "GROUP BY r.release_id, r.run_id, r.published_at, 4 ORDER BY r.release_id DESC LIMIT %s",
+            [limit],
+        )
+        return [Release(number, run, at.astimezone(UTC), *rest) for number, run, at, *rest in rows]
+
+
+def releases_text(found: Sequence[Release]) -> str:
+    """A table of releases for people."""
+    if not found:
+        return "no release yet\nnext    assay run"
+    rows = [
+        [str(r.release_id), f"{r.published_at:%Y-%m-%d %H:%M:%SZ}", r.what, len(r.changed), r.tables, r.rows, r.run_id]
+        for r in found
+    ]
+    lines = table(["release", "published", "what", "changed", "tables", "rows", "run"], rows)
+    older = found[1].release_id if len(found) > 1 else None
+    return "\n".join([*lines, *(["", f"next  assay rollback --to {older} --dry-run"] if older else [])])
+
+
+def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, dry_run: bool = False) -> Rollback:
+    """Shows the rows of release `to` again, as a new release, in one transaction; `sources` are all there are.
+
+    Raises AssayError before anything is changed if a table is declared differently now, if a version is no longer
+    there, or if its rows are not those that the release recorded.
+    """
+    report = Rollback(to, dry_run)
+    declared = {
+        f"{published.schema_}.{name}": _Declared(source, name, published)
+        for source in sources
+        for name, published in source.publish.items()
+    }
+    with postgres.connect(target) as connection, any_version(run.spark):
+        wanted = _wanted(connection, to)
+        if not dry_run:
+            postgres.prepare(connection, publish.reader_passwords(run.settings))
+        last = postgres.published(connection)
+        differing = [name for name in wanted if name not in last or last[name].rows != wanted[name].rows]
+        report.same = [name for name in wanted if name not in differing]
+        # Decision: a table that is younger than the release stays as it is; Assay never empties what may be in use.
+        report.left = sorted(last.keys() - wanted.keys())
+        items = [_item(run, name, declared.get(name), wanted[name], to) for name in differing]
+        report.loaded = {item.full_name: (item.state.delta_version, item.state.row_count) for item in items}
+        moved = [source for source in sources if any(declared[name].source is source for name in differing)]
+        documents = {
+            name: version
+            for name, version in postgres.published_documents(connection, to).items()
+            if name[0] in [source.name for source in moved]
+        }
+        for source in moved:
+            if any((source.name, name) not in documents for name in source.documents):
+                said = f"the documents of {source.name} stay as they are: release {to} does not say which it had"
+                report.notes.append(said)
+        if dry_run or not items:
+            for item in items:
+                _verify(item, _count(run.lake.read(item.state.table_name, item.state.delta_version)), to)
+            return report
+        for item, found in zip(items, publish.stage(run, connection, target, items).values(), strict=True):
+            _verify(item, found, to)
+        with _said_if_keys_changed(to), connection.transaction():
+            report.release_id = postgres.release(connection, run.run_id, items, [], to)
+            assert report.release_id is not None
+            postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
+            moved_names = [source.name for source in moved]
+            postgres.record_documents(connection, report.release_id, documents, moved_names)
+        postgres.drop_staging(connection, items)
+        now, shown = postgres.published(connection), postgres.published_documents(connection)
+    for source in moved:
+        report.files += publish.write_files(run, source, publish.shown_of(source, now, shown))
+    report.is_held_back = any(table.withheld_checksum for table in now.values())
+    return report
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A published table as conf/sources declares it now."""
+
+    source: Source
+    name: str
+    published: PublishedTable
+
+    @property
+    def place(self) -> str:
+        return f"{SOURCES_FOLDER / self.source.name}.yaml, publish.{self.name}"
+
+
+def has_releases(connection: Connection[Any]) -> bool:
+    """Whether anything was ever published to this database."""
+    row = connection.execute(
+        "SELECT to_regclass('ops.releases') IS NOT NULL AND to_regclass('ops.release_tables') IS NOT NULL"
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _wanted(connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
+    """What the release holds. Raises AssayError that says which releases there are, if there is no such one."""
+    wanted = postgres.released(connection, to) if has_releases(connection) else {}
+    if not wanted:
+        raise AssayError(f"there is no release {to}; {_UNTOUCHED}", "assay releases lists those there are")
+    return wanted
+
+
+def _item(run: Run, full_name: str, declared: _Declared | None, wanted: ReleasedTable, to: int) -> Publication:
+    """The table as the release had it. Raises AssayError if it is declared differently now, or no longer there."""
+    again = "rolling back needs the tables to be declared as they were; or go back to a newer release"
+    if declared is None:
+        raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", again)
+    path, version = gold_table(declared.source, declared.name), wanted.delta_version
+    frame = _version(run, path, version, to)
+    state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)
+    try:
+        item = postgres.publication(declared.name, declared.published, state, frame, declared.place)
+    except ConfigurationError:
+        was, now = ", ".join(frame.columns), ", ".join(declared.published.columns)
+        raise AssayError(
+            f"{full_name} has other columns now ({now}) than in release {to} ({was}); {_UNTOUCHED}", again
+        ) from None
+    types_now = {column.name: column.dataType.simpleString() for column in run.lake.read(path).schema}
+    for column in frame.schema:
+        if types_now.get(column.name, was := column.dataType.simpleString()) != was:
+            raise AssayError(
+                f"{full_name}.{column.name} is {types_now[column.name]} now and was {was} in release {to}; "
+                f"{_UNTOUCHED}",
+                again,
+            )
+    return item
+
+
+def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
+    """The rows of a version, all files of which are there."""
+    gone = AssayError(
+        f"{path.replace('/', '.')}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
+        f"assay maintain keeps the newest {run.settings.keep_releases} releases (keep_releases in conf/assay.yaml); "
+        "assay releases lists them",
+    )
+    try:
+        frame = run.lake.read(path, version)
+        if not has_all_files(frame):
+            raise gone
+    except (PySparkException, Py4JJavaError) as error:
+        if is_gone(error):
+            raise gone from None
+        raise
+    return frame
+
+
+def _count(frame: DataFrame) -> tuple[int, str]:
+    row = frame.agg(F.count(F.lit(1)), checksum(frame.columns)).first()
+    assert row is not None
+    return row[0], str(row[1] or 0)
+
+
+def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
+    recorded = (item.state.row_count, item.state.checksum)
+    if found != recorded:
+        raise AssayError(
+            f"{item.full_name}: version {item.state.delta_version} has {found[0]:,} rows with checksum {found[1]}; "
+            f"release {to} recorded {recorded[0]:,} with {recorded[1]}; {_UNTOUCHED}",
+            "the lakehouse was made anew since, or the release was published from another one",
+        )
+
+
+@contextmanager
+def _said_if_keys_changed(to: int) -> Iterator[None]:
+    try:
+        yield
+    except errors.IntegrityError as error:  # its text may quote values
+        raise AssayError(
+            f"{error.diag.schema_name}.{error.diag.table_name}: the rows of release {to} do not fit its key as it is "
+            f"declared now ({error.diag.constraint_name}); {_UNTOUCHED}",
+            "rolling back needs the tables to be declared as they were; or go back to a newer release",
+        ) from None
+
+
+def _withheld(run: Run, declared: Mapping[str, _Declared], live: Mapping[str, ReleasedTable]) -> dict[str, str | None]:
+    """By table: the checksum of the newest rows in gold, where those are not the ones that are live."""
+    states = run.ledger.table_states()
+    return {
+        name: state.checksum if (state.row_count, state.checksum) != live[name].rows else None
+        for name, table in declared.items()
+        if name in live and (state := states.get(gold_table(table.source, table.name)))
+    }

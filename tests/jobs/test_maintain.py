@@ -1,0 +1,127 @@
+"""Maintenance: kept releases can be rolled back to, all else goes, and the next run has nothing to do."""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from jobs import maintain, releases
+from jobs.engine.errors import AssayError
+from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
+from jobs.engine.session import jvm
+from jobs.engine.sources import load_sources
+from tests.lab import Lab
+from tests.test_end_to_end_members import ANN, documents, entry
+
+
+def let_days_pass(lab: Lab, days: int) -> None:
+    """Everything in the gold tables was done `days` days earlier: what files and what Delta's log say of times."""
+    gold = Path(lab.lake.path("gold"))
+    for log in gold.rglob("_delta_log/*.json"):
+        earlier = r'"(deletionTimestamp|modificationTime|timestamp)":(\d{13})'
+        text = re.sub(earlier, lambda m: f'"{m[1]}":{int(m[2]) - days * 86_400_000}', log.read_text())
+        log.write_text(text)
+        log.with_name(f".{log.name}.crc").unlink(missing_ok=True)
+    for file in gold.rglob("*.*"):
+        at = file.stat().st_mtime - days * 86_400
+        os.utime(file, (at, at))
+    jvm(lab.lake.spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+def on_disk(lab: Lab) -> set[str]:
+    return {str(file) for file in Path(lab.lake.root).rglob("*.parquet")}
+
+
+def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintain, "MANY", 2)
+    lab.settings = lab.settings.model_copy(update={"keep_releases": 2})
+    for age in (40, 41, 42):
+        lab.land(f"members/{age}.log", entry(ANN, age=age))
+        lab.run("members")
+        let_days_pass(lab, 20)
+    before = on_disk(lab)
+    assert maintain.maintain(lab.start(), load_sources(["members"]), dry_run=True).tables
+    assert on_disk(lab) == before
+
+    done = maintain.maintain(lab.start(), load_sources(["members"]))
+    work = {table.table: table for table in done.tables}
+    assert (work["bronze/members/members"].files_before, work["bronze/members/members"].files_after) == (3, 1)
+    assert work["gold/members/member"].files_removed == 1
+    assert work["gold/members/member"].bytes_freed > 0
+    assert done.notes == []
+    assert "gold.members.member " in done.as_text()
+
+    # Nothing to compute, to publish or to write; and twice is once.
+    versions = {table: lab.lake.version(table) for table in work if not table.startswith("ops/")}
+    inode = documents(lab)[f"member-{ANN}.json"].stat().st_ino
+    idle = lab.run("members")
+    assert (idle.release_id, idle.documents) == (None, [])
+    assert {table: lab.lake.version(table) for table in versions} == versions
+    assert documents(lab)[f"member-{ANN}.json"].stat().st_ino == inode
+    again = maintain.maintain(lab.start(), load_sources(["members"]))
+    assert not [table for table in again.tables if table.is_worth_saying and not table.table.startswith("ops/")]
+
+    # Release 1 is gone; release 2, which is older than Delta keeps versions by itself, is not.
+    with pytest.raises(AssayError, match="version 0, which release 1 shows, is no longer there"):
+        releases.rollback(lab.start(), load_sources(["members"]), lab.database, 1)
+    releases.rollback(lab.start(), load_sources(["members"]), lab.database, 2)
+    assert lab.query("SELECT age FROM gold.member") == [(41,)]
+    maintain.maintain(lab.start(), load_sources(["members"]))
+    assert lab.run("members").release_id is None
+    assert '"age":41' in documents(lab)[f"member-{ANN}.json"].read_text().replace(" ", "")
+
+
+def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releases_are_unknown(lab: Lab) -> None:
+    sources = load_sources(["contacts", "members"])
+    for age in (40, 41):
+        lab.land("members/a.log", entry(ANN, age=age))
+        lab.run("members", until="gold")
+        let_days_pass(lab, 20)
+    gold = {file for file in on_disk(lab) if "/gold/" in file}
+    export = next(export.file for source in sources for export in source.exports.values())
+    left = [
+        Path(lab.lake.path("ops/scratch/x/part-0.parquet")),
+        lab.output / f"exports/.{export}.new/part-0.csv",
+        lab.output / "processed/.member-1.json.0123abcd",
+    ]
+    stays = lab.output / "processed/.mine"
+    for file in [*left, stays]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    run = lab.start()
+    old, older = run.started_at - timedelta(days=400), run.started_at - timedelta(days=500)
+    account = ("r", "members", "silver", "gone", "members/old.log", 1, 1, 0, 0, 0)
+    accounts = lab.lake.spark.createDataFrame([(*account, older, 1), (*account, old, 1)], ACCOUNT_SCHEMA)
+    accounts.write.format("delta").mode("append").save(lab.lake.path("ops/row_accounts"))
+    rules = lab.lake.spark.createDataFrame([("r", "members", "t", "rule", "warn", 1, 0, 0.0, old)], RULE_SCHEMA)
+    rules.write.format("delta").mode("append").save(lab.lake.path("ops/rule_results"))
+    with psycopg.connect(lab.database.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA assay_staging")
+        connection.execute("CREATE TABLE assay_staging.gold__member ()")
+
+    counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}
+    done = maintain.maintain(run, sources)
+    assert len(done.notes) == 1
+    assert done.notes[0].startswith("there is no release in Postgres at 127.0.0.1:")
+    assert len(done.cleaned) == 6
+    assert not any(file.exists() for file in left)
+    assert stays.exists()
+    assert lab.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'assay_staging'") == [(0,)]
+    # What replaced an old account is in force, however old it is.
+    assert {name: counts[name] - lab.table(f"ops/{name}").count() for name in counts} == {
+        "row_accounts": 1,
+        "rule_results": 1,
+        "files": 0,
+    }
+    assert lab.table("ops/row_accounts").where("run_id = 'r'").first()["recorded_at"] == old.replace(tzinfo=None)
+
+    lab.settings = lab.settings.model_copy(update={"postgres": lab.settings.postgres.model_copy(update={"port": 1})})
+    unreachable = maintain.maintain(lab.start(), sources)
+    assert "cannot connect to Postgres at 127.0.0.1:1" in unreachable.notes[0]
+    assert unreachable.notes[0].endswith("so no file of a gold table is removed")
+    assert {file for file in on_disk(lab) if "/gold/" in file} >= gold

@@ -1,0 +1,194 @@
+"""Rolling back: all tables at once, exports and documents with them, and what the runs after it do."""
+
+import json
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+import typer
+
+from jobs import cli, publish, releases
+from jobs.commands import releases as commands
+from jobs.engine import postgres
+from jobs.engine.errors import AssayError
+from jobs.engine.lock import exclusive
+from jobs.engine.sources import load_sources
+from jobs.releases import Rollback
+from tests.lab import Lab
+from tests.test_end_to_end import lines
+from tests.test_end_to_end_members import ANN, BOB, CYD, documents, entry
+
+
+def rollback(lab: Lab, to: int, *, dry_run: bool = False) -> Rollback:
+    return releases.rollback(lab.start(), load_sources(), lab.database, to, dry_run=dry_run)
+
+
+def ages(lab: Lab) -> list[tuple[str, int]]:
+    return [(id, age) for id, age in lab.query("SELECT id, age FROM gold.member ORDER BY id")]
+
+
+def shown(lab: Lab) -> dict[str, int]:
+    """What documents and tables say of the ages: they must agree."""
+    read = {name: json.loads(file.read_text())["age"] for name, file in documents(lab).items()}
+    assert read == {f"member-{id}.json": age for id, age in ages(lab)}
+    return dict(ages(lab))
+
+
+def test_a_rollback_shows_a_release_again_and_runs_leave_it_until_something_changes(lab: Lab) -> None:
+    lab.land("members/a.log", entry(ANN, age=40))
+    lab.run("members")
+    lab.land("members/b.log", entry(ANN, on="2024-01-01", age=41) + entry(BOB, age=50, follow_reco=90.0))
+    lab.run("members")
+    assert shown(lab) == {ANN: 41, BOB: 50}
+
+    preview = rollback(lab, 1, dry_run=True)
+    assert preview.release_id is None
+    assert sorted(preview.loaded) == ["gold.engagement_segments", "gold.member", "gold.member_follow_reco_rolling"]
+    assert shown(lab) == {ANN: 41, BOB: 50}
+
+    # One transaction; a reader that looks in between sees one release or the other.
+    done = rollback(lab, 1)
+    assert done.release_id == 3
+    assert done.files == ["processed/: 1 files brought up to date, 1 removed"]
+    assert shown(lab) == {ANN: 40}
+    assert lab.query("SELECT member_count FROM gold.engagement_segments ORDER BY segment DESC LIMIT 1") == [(1,)]
+    assert lab.query("SELECT count(*) FROM gold.member_follow_reco_rolling") == [(0,)]
+    assert rollback(lab, 1).release_id is None
+
+    # Nothing new: the next runs publish nothing and leave files alone.
+    for _ in range(2):
+        idle = lab.run("members")
+        assert (idle.release_id, idle.documents) == (None, [])
+        assert shown(lab) == {ANN: 40}
+
+    # Forth, and back to the rollback itself: still nothing for a run to do.
+    assert rollback(lab, 2).release_id == 4
+    assert shown(lab) == {ANN: 41, BOB: 50}
+    assert lab.query("SELECT count(*) FROM ops.release_tables WHERE release_id = 4 AND withheld_checksum > ''") == [
+        (0,)
+    ]
+    assert rollback(lab, 3).release_id == 5
+    assert lab.run("members").release_id is None
+    assert shown(lab) == {ANN: 40}
+
+    # A change in one table brings all of the source.
+    lab.land("members/c.log", entry(CYD, on="2022-01-01", age=60))
+    assert lab.run("members").release_id == 6
+    assert shown(lab) == {ANN: 41, BOB: 50, CYD: 60}
+    assert lab.query("SELECT count(*) FROM gold.member_follow_reco_rolling") == [(1,)]
+    assert lab.run("members").release_id is None
+    listed = releases.list_releases(lab.database, 4)
+    assert [(r.release_id, r.what, len(r.changed)) for r in listed] == [
+        (6, "run", 3), (5, "rollback to 3", 3), (4, "rollback to 2", 3), (3, "rollback to 1", 3),
+    ]  # fmt: skip
+    assert [r.rows for r in listed] == [7, 4, 6, 4]
+
+
+def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.land("members/a.log", entry(ANN, age=40))
+    lab.run("members")
+    lab.land("members/b.log", entry(ANN, age=41))
+    lab.run("members")
+    with pytest.raises(AssayError, match="there is no release 9; nothing was changed"):
+        rollback(lab, 9)
+
+    # A crash while the tables are loaded, or in the transaction.
+    for module, function in ((publish, "stage"), (postgres, "withhold")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, function, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                rollback(lab, 1)
+        assert shown(lab) == {ANN: 41}
+        assert lab.query("SELECT max(release_id) FROM ops.releases") == [(2,)]
+
+    # Rows that are not those of the release.
+    with psycopg.connect(lab.database.conninfo()) as connection:
+        connection.execute("UPDATE ops.release_tables SET checksum = '1' WHERE release_id = 1")
+    with pytest.raises(AssayError, match=r"gold.engagement_segments: version 0 has 3 rows .* nothing was changed"):
+        rollback(lab, 1)
+
+    # Columns that are declared anew.
+    sources = load_sources(["members"])
+    declared = sources[0].model_dump(by_alias=True)
+    declared["publish"]["member"]["columns"]["more"] = "A column that there was not"
+    changed = type(sources[0]).model_validate(declared)
+    with pytest.raises(AssayError, match=r"gold.member has other columns now \(.*more\) than in release 1 \(id.*\)"):
+        releases.rollback(lab.start(), [changed], lab.database, 1)
+
+    # A version that is no longer there.
+    table = Path(lab.lake.path("gold/members/member"))
+    kept = {Path(file).name for file in lab.table("gold/members/member").inputFiles()}
+    for file in table.glob("part-*.parquet"):
+        if file.name not in kept:
+            file.unlink()
+    with pytest.raises(AssayError, match=r"gold.members.member: version 0, which release 1 shows, is no longer there"):
+        rollback(lab, 1)
+    assert shown(lab) == {ANN: 41}
+
+
+def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: Lab) -> None:
+    def export() -> str:
+        return (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()[-1]
+
+    lab.land("members/a.log", entry(ANN, age=40))
+    lab.land("contacts/a.jsonl", lines(1))
+    lab.run("contacts", "members")
+    lab.land("members/b.log", entry(ANN, age=41))
+    lab.land("contacts/b.jsonl", lines(2, 3))
+    lab.run("contacts", "members")
+    assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
+
+    rollback(lab, 1)
+    assert (shown(lab), export()) == ({ANN: 40}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
+    lab.land("members/c.log", entry(ANN, age=42))
+    assert lab.run("contacts", "members").tables_changed == ["gold.member"]
+    assert (shown(lab), export()) == ({ANN: 42}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(1,)]
+    assert lab.run("contacts", "members").release_id is None
+
+    # Mended: the file that was wrong is as it was before. What is live is right, and held back no more.
+    lab.land("contacts/b.jsonl", lines(1))
+    assert lab.run("contacts", "members").release_id is None
+    lab.land("contacts/c.jsonl", lines(2, 3))
+    lab.run("contacts", "members")
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(3,)]
+    assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
+
+
+def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in lab.environment().items():
+        monkeypatch.setenv(name, value)
+    app = typer.Typer()
+    commands.register(app)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command=app)
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    assert call("releases") == (0, "no release yet\nnext    assay run\n", "")
+    with postgres.connect(lab.database) as connection:
+        postgres.prepare(connection, {})
+        for release in range(2):
+            connection.execute("INSERT INTO ops.releases (run_id) VALUES ('r')")
+            tables = "INSERT INTO ops.release_tables VALUES (%s, %s, 0, 5, %s, 'd')"
+            connection.execute(tables, [release + 1, "gold.same", "0"])
+            connection.execute(tables, [release + 1, "gold.other", str(release)])
+    code, out, _ = call("releases", "--json", "--limit", "1")
+    listed = json.loads(out)[0]
+    assert (code, listed["release_id"], listed["what"], listed["changed"], listed["tables"], listed["rows"]) == (
+        0, 2, "run", ["gold.other"], 2, 10,
+    )  # fmt: skip
+    code, out, _ = call("releases")
+    assert out.endswith("next  assay rollback --to 1 --dry-run\n")
+
+    with exclusive(lab.settings.lakehouse, "assay run", database=lambda: lab.database):
+        for arguments in (["rollback", "--to", "1"], ["maintain"]):
+            code, out, error = call(*arguments)
+            assert (code, out) == (1, "")
+            assert error.startswith(f"error: another run works on {lab.settings.lakehouse} (assay run, process ")
+            assert error.endswith(f"       wait for it, or: assay {arguments[0]} --wait 600\n")
