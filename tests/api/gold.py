@@ -30,7 +30,7 @@ CREATE TABLE gold.customer_channel_daily_interactions (
 );
 REVOKE ALL ON SCHEMA gold, ops FROM PUBLIC;
 DO $$ BEGIN
-  CREATE ROLE analyst;
+  CREATE ROLE analyst LOGIN;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
 GRANT USAGE ON SCHEMA gold, ops TO analyst;
