@@ -17,7 +17,12 @@ from tests.lab import Lab
 # A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
 # command line and spark-submit run in other tests has the settings of conf/spark-defaults.conf.
 FAST_FOR_FEW_ROWS = {
-    "spark.driver.memory": "2g",
+    # With 2g, a session that lives through the whole suite spends most of its time collecting garbage in the end.
+    "spark.driver.memory": "5g",
+    "spark.sql.ui.retainedExecutions": "5",
+    "spark.ui.retainedJobs": "20",
+    "spark.ui.retainedStages": "20",
+    "spark.ui.retainedTasks": "200",
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.databricks.delta.stats.skipping": "false",
