@@ -22,7 +22,7 @@ run: setup  ## all sources on sample data (or on what the landing folder holds),
 
 test: setup  ## lint, types and all tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@$(BIN)/pytest
+	@bash scripts/test.sh
 
 format: setup  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -207,7 +207,7 @@ def _read(run: Run, source: Source, raw: str, paths: list[str]) -> tuple[DataFra
     root, _ = _landing(run, source)
     declared = source.raw[raw]
     if declared.format == "lines":
-        folders = _whole_folders(paths, list_files(run.spark, root, source.patterns))
+        folders = _whole_folders(paths, listing(run, source))
         return read_lines(run.spark, root, paths, whole_folders=folders, arrival_order=declared.arrival_order), {}
     frames: list[DataFrame] = []
     unfit: dict[str, str] = {}

@@ -16,6 +16,7 @@ from jobs.commands import look, releases
 from jobs.commands.options import JsonOption, SourceOption, VerboseOption, WaitOption
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.faults import explained
 from jobs.engine.settings import Settings, load_settings
 from jobs.engine.sources import load_sources
 from jobs.engine.summary import Layer, Summary
@@ -230,19 +231,21 @@ def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoRe
     given = [*(arguments or []), *sys.argv[1:]]
     try:
         command(given, standalone_mode=True)
-    except AssayError as error:
-        if "--verbose" in given or "-v" in given:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except Exception as error:
-        # Its text may quote raw values, so it is not shown unless asked for.
         if "--verbose" in given or "-v" in given:
             raise
-        print(f"error: {type(error).__name__}: this is a fault of Assay or of its surroundings", file=sys.stderr)
-        print("       nothing was published; run again with --verbose to see all of it", file=sys.stderr)
-        sys.exit(1)
+        known = error if isinstance(error, AssayError) else explained(error) or _unexpected(error)
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
     sys.exit(0)
+
+
+def _unexpected(error: Exception) -> AssayError:
+    # Its text may quote raw values, so it is not shown unless asked for.
+    return AssayError(
+        f"{type(error).__name__}: this is a fault of Assay or of its surroundings",
+        "nothing was published; run again with --verbose to see all of it",
+    )
 
 
 def _alone(settings: Settings, what: str, wait: float) -> AbstractContextManager[None]:

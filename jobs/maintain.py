@@ -154,7 +154,7 @@ def _releases(run: Run, report: Maintenance) -> tuple[Database | None, Kept | No
 
 
 def _kept(connection: Connection[Any], count: int) -> Kept | None:
-    if not releases.has_releases(connection):
+    if not postgres.has_tables(connection, *postgres.RELEASES):
         return None
     newest = connection.execute(
         "SELECT release_id, published_at FROM ops.releases ORDER BY release_id DESC LIMIT %s", [count]
@@ -231,7 +231,7 @@ def _bring_documents(
 ) -> None:
     """Lets documents know the new versions of their tables, while the old ones are there to be compared with."""
     with postgres.connect(target) as connection:
-        last = postgres.published(connection) if releases.has_releases(connection) else {}
+        last = postgres.published(connection) if postgres.has_tables(connection, *postgres.RELEASES) else {}
     for source in sources:
         shown = publish.newest(run, source)
         names = [name for name in shown.documents if f"gold/{source.name}/{name}" in moved]

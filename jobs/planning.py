@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from jobs import bronze, gold, publish, silver
-from jobs.engine import documents, postgres
+from jobs.engine import documents, embedded, postgres
 from jobs.engine.batches import FileEvent, History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError
@@ -249,15 +249,11 @@ def _last_release(settings: Settings) -> _LastRelease:
     try:
         database = publish.running_database(settings)
         if database is None:
-            if not (settings.database / "data").exists():
+            if not embedded.exists(settings.database):
                 return _LastRelease({}, 1)
             return _LastRelease({}, None, "the embedded Postgres is not running (assay db start)")
-        with postgres.connect(database) as connection:
-            connection.execute("SET default_transaction_read_only = on")
-            row = connection.execute(
-                "SELECT to_regclass('ops.release_tables') IS NOT NULL AND to_regclass('ops.releases') IS NOT NULL"
-            ).fetchone()
-            if row is None or not row[0]:
+        with postgres.connect(database, read_only=True) as connection:
+            if not postgres.has_tables(connection, *postgres.RELEASES):
                 return _LastRelease({}, 1)
             number = connection.execute(
                 "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"

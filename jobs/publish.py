@@ -13,7 +13,7 @@ from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
-from jobs.engine.errors import ConfigurationError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.postgres import DocumentName, Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
@@ -109,7 +109,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         for source in free:
             if any(item.state.table_name == gold_table(source, item.name) for item in changed):
                 verify_accounts(run, source)
-        stage(run, connection, target, changed)
+        _verify_loaded(changed, stage(run, connection, target, changed))
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
@@ -207,6 +207,18 @@ def write_files(run: Run, source: Source, shown: Shown) -> list[str]:
 
 def _rows(item: Publication) -> tuple[int, str]:
     return item.state.row_count, item.state.checksum
+
+
+def _verify_loaded(items: Sequence[Publication], loaded: Mapping[str, tuple[int, str]]) -> None:
+    """Raises AssayError if what Delta gave is not what was computed."""
+    for item in items:
+        if loaded[item.full_name] != _rows(item):
+            table, version, (rows, checksum) = item.state.table_name, item.state.delta_version, loaded[item.full_name]
+            raise AssayError(
+                f"{table.replace('/', '.')}: version {version} has {rows:,} rows with checksum {checksum}; "
+                f"{item.state.row_count:,} with {item.state.checksum} were computed; nothing was published",
+                "the table was changed from outside; remove its folder, and the next run makes it anew",
+            )
 
 
 def _export(run: Run, source: Source, shown: Shown) -> None:

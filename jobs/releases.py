@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from psycopg import Connection, errors
@@ -19,10 +18,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import publish
-from jobs.engine import postgres
+from jobs.engine import embedded, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database
-from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.listing import line, table
@@ -99,15 +97,15 @@ class Rollback:
 def existing_database(settings: Settings) -> Database | None:
     """The Postgres that is published to; None if it is the embedded one and was never made."""
     given = publish.given_database(settings)
-    if given or not (Path(settings.database) / "data").exists():
+    if given or not embedded.exists(settings.database):
         return given
-    return start_embedded(settings.database)
+    return embedded.start(settings.database)
 
 
 def list_releases(target: Database, limit: int) -> list[Release]:
     """The newest releases, newest first."""
     with postgres.connect(target) as connection:
-        if not has_releases(connection):
+        if not postgres.has_tables(connection, *postgres.RELEASES):
             return []
         rows = connection.execute(
             # By way of JSON, a database that an earlier Assay made can be read before it has the newest columns.
@@ -170,22 +168,25 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
             if any((source.name, name) not in documents for name in source.documents):
                 said = f"the documents of {source.name} stay as they are: release {to} does not say which it had"
                 report.notes.append(said)
-        if dry_run or not items:
+        if dry_run:
             for item in items:
                 _verify(item, _count(run.lake.read(item.state.table_name, item.state.delta_version)), to)
             return report
-        for item, found in zip(items, publish.stage(run, connection, target, items).values(), strict=True):
-            _verify(item, found, to)
-        with _said_if_keys_changed(to), connection.transaction():
-            report.release_id = postgres.release(connection, run.run_id, items, [], to)
-            assert report.release_id is not None
-            postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
-            moved_names = [source.name for source in moved]
-            postgres.record_documents(connection, report.release_id, documents, moved_names)
+        if items:
+            for item, found in zip(items, publish.stage(run, connection, target, items).values(), strict=True):
+                _verify(item, found, to)
+            with _said_if_keys_changed(to), connection.transaction():
+                report.release_id = postgres.release(connection, run.run_id, items, [], to)
+                assert report.release_id is not None
+                postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
+                moved_names = [source.name for source in moved]
+                postgres.record_documents(connection, report.release_id, documents, moved_names)
         postgres.drop_staging(connection, items)
         now, shown = postgres.published(connection), postgres.published_documents(connection)
-    for source in moved:
-        report.files += publish.write_files(run, source, publish.shown_of(source, now, shown))
+    # Also where the tables were right already: a rollback may have been cut short between them and the files.
+    for source in sources:
+        if any(declared[name].source is source for name in wanted if name in declared):
+            report.files += publish.write_files(run, source, publish.shown_of(source, now, shown))
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 
@@ -203,17 +204,9 @@ class _Declared:
         return f"{SOURCES_FOLDER / self.source.name}.yaml, publish.{self.name}"
 
 
-def has_releases(connection: Connection[Any]) -> bool:
-    """Whether anything was ever published to this database."""
-    row = connection.execute(
-        "SELECT to_regclass('ops.releases') IS NOT NULL AND to_regclass('ops.release_tables') IS NOT NULL"
-    ).fetchone()
-    return row is not None and bool(row[0])
-
-
 def _wanted(connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
     """What the release holds. Raises AssayError that says which releases there are, if there is no such one."""
-    wanted = postgres.released(connection, to) if has_releases(connection) else {}
+    wanted = postgres.released(connection, to) if postgres.has_tables(connection, *postgres.RELEASES) else {}
     if not wanted:
         raise AssayError(f"there is no release {to}; {_UNTOUCHED}", "assay releases lists those there are")
     return wanted

@@ -72,10 +72,8 @@ def _rates(settings: Settings) -> tuple[dict[tuple[str, str, str], float], str |
         database = publish.running_database(settings)
         if database is None:
             return {}, "the embedded Postgres is not running (assay db start)"
-        with postgres.connect(database) as connection:
-            connection.execute("SET default_transaction_read_only = on")
-            there = connection.execute("SELECT to_regclass('ops.rule_results') IS NOT NULL").fetchone()
-            if there is None or not there[0]:
+        with postgres.connect(database, read_only=True) as connection:
+            if not postgres.has_tables(connection, "ops.rule_results"):
                 return {}, "nothing was published yet (assay run)"
             rows = connection.execute(
                 "SELECT DISTINCT ON (source, table_name, rule) source, table_name, rule, rate "

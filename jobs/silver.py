@@ -132,7 +132,8 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
     if known is not None and scope.request:
         known = known.where(~scope.covers())
-    with run.lake.staged(_evaluated(run, source, table, bronze, scope, known), f"{source.name}.{table}") as evaluated:
+    checked = _to_stage(_evaluated(run, source, table, bronze, scope, known), declared)
+    with run.lake.staged(checked, f"{source.name}.{table}") as evaluated:
         results = gate.count_violations(evaluated, table, declared.rules)
         gate.enforce(results)
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
@@ -207,6 +208,14 @@ def _evaluated(
     )
     joined = evaluated.join(held, list(ROW), "left").withColumn(gate.VIOLATIONS, violations)
     return joined.select(*evaluated.columns)
+
+
+def _to_stage(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
+    """What the steps after the rules need: of a valid row neither raw text, which is most of it, nor helper columns."""
+    always = {*LINEAGE, "_row_hash", gate.VIOLATIONS, *declared.order_by}
+    held_back = [c for c in evaluated.columns if c not in always and (c in _QUARANTINED or c.startswith("_raw"))]
+    kept = [c for c in evaluated.columns if c in always or not c.startswith("_")]
+    return evaluated.select(*kept, *[F.when(F.expr(_IS_BAD), F.col(c)).alias(c) for c in held_back])
 
 
 def _scope(run: Run, source: Source, table: str) -> Scope | None:

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from jobs.engine import embedded
 from jobs.engine.database import Database
 from jobs.engine.session import start_session
+from scripts.samples import contacts, credits, interactions, members, signups
 from tests.lab import Lab
 
 # A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
@@ -26,10 +27,18 @@ FAST_FOR_FEW_ROWS = {
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.databricks.delta.stats.skipping": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that need the session, which scripts/test.sh gives a process of their own."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +71,15 @@ def database(postgres: Database) -> Iterator[Database]:
 def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Lab:
     """Landing, lakehouse, output and database of one test."""
     return Lab(tmp_path, spark, database)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
+    """All sources on small samples, published; for tests that only look."""
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE sample")
+    lab = Lab(tmp_path_factory.mktemp("sample"), spark, replace(postgres, name="sample"))
+    for source in (contacts, credits, interactions, members, signups):
+        source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
+    lab.run()
+    return lab

@@ -1,13 +1,18 @@
 """A whole Assay in a temporary folder, for tests that go from raw files to Postgres."""
 
+import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from pyspark.sql import DataFrame, SparkSession
 from rich.console import Console
 
+from jobs import cli
 from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.delta import Lakehouse
@@ -74,6 +79,22 @@ class Lab:
             f"WHERE layer = '{layer}' GROUP BY source_file"
         )
         return {row[0]: tuple(int(count) for count in row[1:]) for row in rows}
+
+    def assay(self, *arguments: str) -> tuple[int, str, str]:
+        """The `assay` command in this process, whose session is warm: its exit code, and what it prints."""
+        out, error = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(error),
+        ):
+            for name, value in self.environment().items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["assay"])
+            try:
+                cli.main(list(arguments))
+            except SystemExit as ended:
+                return int(ended.code or 0), out.getvalue(), error.getvalue()
 
     def environment(self) -> dict[str, str]:
         """What makes a new `assay` process work in this lab."""

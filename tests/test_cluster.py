@@ -8,15 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
-from scripts.samples.contacts import write as write_contacts
 from scripts.spark_health import find_problem, master_state
 from tests.lab import Lab
 
@@ -62,11 +60,13 @@ class Cluster:
     worker_dir: Path
 
 
-def wait_until_healthy(web_page: str, worker_host: str | None, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_healthy(web_page: str, workers: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline, problem = time.monotonic() + SECONDS_TO_START, "not asked yet"
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            problem = find_problem(master_state(web_page), worker_host) or ""
+            state = master_state(web_page)
+            alive = state["aliveworkers"]
+            problem = find_problem(state, None) or (f"{alive} of {workers} workers" if alive < workers else "")
         except OSError as error:
             problem = str(error)
         if not problem:
@@ -94,9 +94,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "SPARK_WORKER_DIR": folder / "worker",
     }
     with running("spark-master.sh", logs[0], **master_settings) as master:
-        wait_until_healthy(web_page, None, master, logs[0])
-        with running("spark-worker.sh", logs[1], **worker_settings) as worker:
-            wait_until_healthy(web_page, "127.0.0.1", worker, logs[1])
+        wait_until_healthy(web_page, 0, master, logs[0])
+        others = {"SPARK_WORKER_PORT": 0, "SPARK_WORKER_WEBUI_PORT": 0, "SPARK_WORKER_DIR": folder / "worker 2"}
+        with (
+            running("spark-worker.sh", logs[1], **worker_settings) as worker,
+            running("spark-worker.sh", folder / "w2.log", **{**worker_settings, **others}),
+        ):
+            wait_until_healthy(web_page, 2, worker, logs[1])
             yield Cluster(master, worker, web_page, url, folder / "worker")
 
 
@@ -104,7 +108,7 @@ def test_the_worker_is_alive_with_what_it_was_told_to_offer(cluster: Cluster) ->
     state = master_state(cluster.web_page)
     assert (state["status"], state["url"]) == ("ALIVE", cluster.url)
     offers = [(worker["host"], worker["state"], worker["cores"], worker["memory"]) for worker in state["workers"]]
-    assert offers == [("127.0.0.1", "ALIVE", 1, 1024)]
+    assert ("127.0.0.1", "ALIVE", 1, 1024) in offers
     assert cluster.worker_dir.is_dir()
 
 
@@ -120,8 +124,8 @@ def test_master_and_worker_listen_on_loopback_only(cluster: Cluster) -> None:
     ("worker_host", "code", "says"),
     [
         ([], 0, "alive: spark://127.0.0.1:"),
-        (["127.0.0.1"], 0, "1 worker(s)"),
-        (["203.0.113.7"], 1, "no alive Spark worker on 203.0.113.7; workers: 127.0.0.1 ALIVE"),
+        (["127.0.0.1"], 0, "2 worker(s)"),
+        (["203.0.113.7"], 1, "no alive Spark worker on 203.0.113.7; workers: 127.0.0.1 ALIVE, 127.0.0.1 ALIVE"),
     ],
 )
 def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[str], code: int, says: str) -> None:
@@ -130,25 +134,36 @@ def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[s
     assert says in checked.stdout + checked.stderr
 
 
-def test_spark_submit_on_the_cluster_publishes_what_a_local_run_does(
-    cluster: Cluster, lab: Lab, tmp_path: Path, spark: SparkSession, postgres: Database
+def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
+    cluster: Cluster, sample: Lab, tmp_path: Path, spark: SparkSession, database: Database
 ) -> None:
-    write_contacts(lab.landing / "contacts", rows=500)
-    lab.run("contacts")
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE on_cluster")
-    other = Lab(tmp_path / "cluster", spark, replace(postgres, name="on_cluster"))
+    other = Lab(tmp_path, spark, database)
     submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m", "--driver-memory", "1g"]
-    environment = other.environment() | {"ASSAY_LANDING": lab.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = other.environment() | {"ASSAY_LANDING": sample.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
     job = subprocess.run(
-        [*submit, "jobs/run.py", "--source", "contacts"],
-        cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=300,
+        [*submit, "jobs/run.py"],
+        cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert job.returncode == 3, job.stdout + job.stderr  # the sample has an empty file
+    assert job.returncode == 3, job.stdout + job.stderr  # the samples have empty files
     assert f"master {cluster.url}" in job.stdout
     tables = "SELECT table_name, row_count, checksum FROM ops.release_tables ORDER BY 1"
-    assert other.query(tables) == lab.query(tables)
+    assert other.query(tables) == sample.query(tables)
+    written = {file.relative_to(other.output): file.read_bytes() for file in other.output.rglob("*.*")}
+    assert written == {file.relative_to(sample.output): file.read_bytes() for file in sample.output.rglob("*.*")}
+
+
+def test_a_cluster_for_one_command(tmp_path: Path) -> None:
+    master, web_page = free_ports(2)
+    environment = os.environ | {"SPARK_MASTER_PORT": str(master), "SPARK_MASTER_WEBUI_PORT": str(web_page)}
+    checked = f"{sys.executable} scripts/spark_health.py http://127.0.0.1:{web_page} 127.0.0.1"
+    ran = subprocess.run(
+        [SCRIPTS / "cluster.sh", "bash", "-c", f"echo $SPARK_MASTER_URL; {checked}; exit 5"],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.stdout == f"spark://127.0.0.1:{master}\nalive: spark://127.0.0.1:{master}, 2 worker(s)\n"
+    assert ran.returncode == 5
+    assert "no Spark master answers" in health(f"http://127.0.0.1:{web_page}").stderr
 
 
 def test_the_health_check_fails_where_nothing_answers() -> None:

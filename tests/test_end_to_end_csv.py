@@ -1,17 +1,14 @@
 """Credits and signups, raw CSV to Postgres: columns that move, files that are replaced, corrected or sent again."""
 
 import re
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import psycopg
 import pytest
-from pyspark.sql import SparkSession
 
-from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
-from scripts.samples import contacts, credits, interactions, members, signups
+from scripts.samples import credits, signups
 from tests.lab import Lab
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -96,18 +93,6 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     monkeypatch.setenv("CSV_FILE", str(single))
     lab.run("signups")
     assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
-    """All sources on small samples, published."""
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE sample")
-    lab = Lab(tmp_path_factory.mktemp("sample"), spark, replace(postgres, name="sample"))
-    for source in (contacts, credits, interactions, members, signups):
-        source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
-    lab.run()
-    return lab
 
 
 def test_samples_come_out_as_they_were_made(sample: Lab, tmp_path: Path) -> None:

@@ -1,33 +1,76 @@
-"""The proofs in scripts/proof, in short: some kills, some damaged files. The long forms are run by hand."""
+"""The proofs in scripts/proof, in short: a few kills, outages and damaged files. The long forms are run by hand."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from pyspark.sql import SparkSession
+from rich.console import Console
 
+from jobs import releases
+from jobs.engine import embedded
+from jobs.engine.context import start_run
 from jobs.engine.database import Database
 from jobs.engine.sources import load_sources
-from scripts.proof.crash import Bench
+from scripts.proof.crash import Bench, finish
 from scripts.proof.dirt import feed
-from scripts.proof.world import World, differences
+from scripts.proof.outages import KB, fill_disk, may_mount, stop_postgres_at
+from scripts.proof.polls import Polls, look, polling
+from scripts.proof.world import SOURCES, World, differences
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Bench:
-    from dataclasses import replace
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Postgres of its own, for it is killed."""
+    folder = tmp_path_factory.mktemp("server")
+    embedded.start(folder)
+    yield folder
+    embedded.stop(folder)
 
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE proof")
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, server: Path) -> Bench:
     folder = tmp_path_factory.mktemp("proof")
-    return Bench(folder, spark, World(folder / "base", replace(postgres, name="proof")))
+    return Bench(folder, spark, World(folder / "base", embedded.start(server)))
 
 
-@pytest.mark.parametrize("step", ["before save silver/signups/signups", "after release, in the transaction"])
-def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_been(bench: Bench, step: str) -> None:
-    outcome = bench.kill_at(step)
-    assert outcome.was_killed
+def test_a_run_killed_between_bronze_and_silver_is_finished_by_the_next(bench: Bench) -> None:
+    outcome = bench.kill_at("before save silver/signups/signups")
+    assert outcome.was_disturbed
     assert outcome.differences == []
+
+
+def test_postgres_that_dies_in_the_transaction_shows_nothing_of_the_release(bench: Bench, server: Path) -> None:
+    outcome = stop_postgres_at(bench, server, "after release, in the transaction")
+    assert outcome.was_disturbed
+    assert outcome.differences == []
+
+
+@pytest.mark.skipif(not may_mount(), reason="only an administrator can mount a small disk")
+def test_a_full_disk_fails_the_run_and_the_next_goes_on(bench: Bench) -> None:
+    outcome = fill_disk(bench, 64 * KB)
+    assert outcome.was_disturbed
+    assert outcome.differences == []
+
+
+def test_a_reader_sees_one_release_or_the_other(bench: Bench) -> None:
+    with bench.world() as world:
+        finish(world)
+        with polling(world.database) as polls:
+            for to in (1, 2, 1, 2):
+                run = start_run(world.settings(), Console(quiet=True), quiet=True)
+                assert releases.rollback(run, load_sources(list(SOURCES)), world.database, to).release_id
+        assert polls.wrong == []
+        assert len(polls.content) >= 4
+        assert polls.count > 4
+
+        # What it would see of a release that is not whole.
+        with psycopg.connect(world.database.conninfo()) as connection:
+            connection.execute("DELETE FROM gold.member WHERE id = (SELECT min(id) FROM gold.member)")
+            torn = Polls(content=dict(polls.content))
+            look(connection, torn)
+        assert len(torn.wrong) == 2
 
 
 def test_a_difference_would_be_seen() -> None:

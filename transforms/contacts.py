@@ -159,17 +159,26 @@ def published_transfers(transfers: DataFrame) -> DataFrame:
     return transfers.select("contact_id", "transfer_number", "counselor_id", "transferred_at")
 
 
-def counselor_daily_cases(assignments: DataFrame, contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
+def counselor_daily_cases(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
     """One row per counselor and day: distinct cases taken that day and their mean risk (1..5) and rating (1..5).
 
     Decision: a case that returns to the same counselor on the same day counts once; one that returns after midnight is
     also a case of that day. The day is that of `timezone`, as the sender wrote it. Means are exact, rounded half up to
     two decimals, over the cases that have a value (also one outside 1..5, which silver warns about); NULL if none has.
     """
-    day = F.to_date(F.from_utc_timestamp("started_at", timezone)).alias("day")
-    taken = assignments.select("counselor_name", day, "contact_id").distinct()
-    cases = taken.join(contacts.select("contact_id", "initial_risk_level", "call_rating"), "contact_id", "left")
-    return cases.groupBy("counselor_name", "day").agg(
+
+    def taken(name: Column, position: Column) -> Column:
+        taken_over_at = F.coalesce(F.get("transferred_at", position - 1), "started_at")
+        day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
+        return F.struct(name.alias("counselor_name"), day.alias("day"))
+
+    # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
+    cases = contacts.select(
+        F.explode(F.array_distinct(F.transform("counselor_names", taken))).alias("case"),
+        "initial_risk_level",
+        "call_rating",
+    )
+    return cases.groupBy("case.counselor_name", "case.day").agg(
         F.count("*").alias("number_of_cases"),
         _mean("initial_risk_level").alias("average_risk_level"),
         _mean("call_rating").alias("average_rating"),
@@ -204,12 +213,21 @@ def pronoun_risk(contacts: DataFrame) -> DataFrame:
     `She/They` as one pronoun uses both. Means are exact, rounded half up to two decimals; NULL if no contact has a risk
     level.
     """
-    measures = (F.count("*").alias("contact_count"), _mean("initial_risk_level").alias("average_risk_level"))
+    # There are few sets and few levels: once they are counted, the rest is about a few rows.
+    counted = contacts.groupBy("pronouns", "initial_risk_level").agg(F.count("*").alias("n"))
     exact_set = F.array_join(F.sort_array(F.array_distinct("pronouns")), " + ")
-    named = contacts.select(
+    named = counted.select(
         F.coalesce(F.when(F.size("pronouns") > 0, exact_set), F.lit(NO_PRONOUNS)).alias("pronouns"),
         F.coalesce(_uses("She/Her") & _uses("They/Them") | _uses(SHE_THEY), F.lit(False)).alias("uses_she_and_they"),
         "initial_risk_level",
+        "n",
+    )
+    of_those_with_a_level = F.when(F.col("initial_risk_level").isNotNull(), F.col("n"))
+    measures = (
+        F.coalesce(F.sum("n"), F.lit(0)).alias("contact_count"),
+        _quotient(F.sum(F.col("initial_risk_level") * F.col("n")), F.sum(of_those_with_a_level)).alias(
+            "average_risk_level"
+        ),
     )
     she_they = named.where("uses_she_and_they").agg(*measures)
     exact_sets = named.where(F.col("pronouns") != SHE_THEY).groupBy("pronouns").agg(*measures)
@@ -272,8 +290,12 @@ def _has_null(array: str) -> Column:
 
 def _mean(column: str) -> Column:
     """The exact mean of an INT column, rounded half up; AVG would round twice."""
-    total, count = F.sum(column).cast("decimal(18,0)"), F.count(column).cast("decimal(18,0)")
-    return F.round(F.try_divide(total, count), 2).cast("decimal(12,2)")
+    return _quotient(F.sum(column), F.count(column))
+
+
+def _quotient(total: Column, count: Column) -> Column:
+    """Whole numbers divided exactly, rounded half up; NULL if `count` is 0 or NULL."""
+    return F.round(F.try_divide(total.cast("decimal(18,0)"), count.cast("decimal(18,0)")), 2).cast("decimal(12,2)")
 
 
 def _counselor_scope(name: Column) -> Column:
@@ -284,17 +306,18 @@ def _counselor_scope(name: Column) -> Column:
 
 
 def _changes(intervals: DataFrame) -> DataFrame:
-    """One row per scope and instant at which something starts or ends: `change` in the number of open cases."""
-    starts = intervals.select("scope", F.col("started_at").alias("at"), F.lit(1).alias("change"))
-    ends = intervals.select("scope", F.col("ended_at").alias("at"), F.lit(-1).alias("change"))
-    return starts.unionByName(ends).groupBy("scope", "at").agg(F.sum("change").alias("change"))
+    """Two rows per interval: `at` it starts and ends, and by how many the open cases of its scope `change`."""
+    start = F.struct(F.col("started_at").alias("at"), F.lit(1).alias("change"))
+    end = F.struct(F.col("ended_at").alias("at"), F.lit(-1).alias("change"))
+    return intervals.select("scope", F.inline(F.array(start, end)))
 
 
 def _daily_peaks(changes: DataFrame) -> DataFrame:
     """One row per scope and day with a change: the most cases open after one, `open_count`, and when first.
 
-    In two steps, so that no partition holds more than a day's instants or a scope's days: the running sum within each
-    day, and what was open when the day began.
+    In two steps, so that no partition holds more than a day's changes or a scope's days: the running sum within each
+    day, and what was open when the day began. A running sum includes all changes of the same instant, whatever their
+    order (a RANGE frame, which is the default).
     """
     within_day = Window.partitionBy("scope", "day").orderBy(F.col("at").asc_nulls_last())
     earlier_days = Window.partitionBy("scope").orderBy(F.col("day").asc_nulls_last())

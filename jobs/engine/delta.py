@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine.errors import AssayError
+from jobs.engine.faults import log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.session import jvm
 
@@ -41,8 +43,7 @@ class Lakehouse:
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
-        found = self._snapshot(table).transactions().get(writer)
-        return int(found.get()) if found.isDefined() else 0
+        return _number(self._snapshot(table), writer)
 
     def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
         """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
@@ -91,23 +92,50 @@ class Lakehouse:
         mode: str,
         batches: Sequence[int] | None = None,
     ) -> bool:
-        if self.written_through(table, writer) >= number:
+        before = self._snapshot(table)
+        if _number(before, writer) >= number:
             return False
         options = {"txnAppId": writer, "txnVersion": str(number)}
         options["overwriteSchema" if mode == "overwrite" and batches is None else "mergeSchema"] = "true"
-        if batches is not None and self.exists(table):
+        if batches is not None and before.version() >= 0:
             options["replaceWhere"] = f"_batch_id IN ({', '.join(map(str, batches))})"
         frame.write.format("delta").mode(mode).options(**options).save(self.path(table))
-        if self.written_through(table, writer) != number:
+        if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
                 "another run writes to this lakehouse at the same time; let it end, then run again",
             )
         return True
 
+    def _has_commit(self, table: str, first: int, writer: str, number: int) -> bool:
+        """Whether a write is among the commits from version `first` on, read from the log itself: a few short files.
+
+        The new snapshot would tell, too, but to compute it takes Spark longer than the write.
+        """
+        commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
+        while commits.hasNext():
+            actions = commits.next()._2().iterator()
+            while actions.hasNext():
+                action = actions.next()
+                if action.getClass().getSimpleName() == "SetTransaction" and action.appId() == writer:
+                    return bool(action.version() == number)
+        return False
+
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
-        java = jvm(self.spark)
-        log = java.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
-        nothing = java.scala.Option.empty()
-        return log.update(False, nothing, nothing)
+        nothing = jvm(self.spark).scala.Option.empty()
+        try:
+            return self._log(table).update(False, nothing, nothing)
+        except Py4JJavaError as error:
+            # Of a gap in a log, Delta does not say in which.
+            raise log_problem(table, error) or error from None
+
+    def _log(self, table: str) -> Any:
+        delta = jvm(self.spark).org.apache.spark.sql.delta
+        return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+
+
+def _number(snapshot: Any, writer: str) -> int:
+    """The newest number that `writer` had written; 0 if none."""
+    found = snapshot.transactions().get(writer)
+    return int(found.get()) if found.isDefined() else 0

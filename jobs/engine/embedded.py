@@ -82,6 +82,11 @@ class _Server:
     ready: bool
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is a server in this folder, running or not."""
+    return (folder / "data").exists()
+
+
 def start(folder: Path) -> Database:
     """Start the server of this folder, make the folder first if need be; if it already runs, just say where.
 
@@ -92,7 +97,7 @@ def start(folder: Path) -> Database:
     with _plain_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
-            if not (folder / "data").exists():
+            if not exists(folder):
                 _create_cluster(folder)
             return _reach(folder)
 
@@ -101,7 +106,7 @@ def stop(folder: Path) -> bool:
     """Stop the server of this folder, open sessions included; True if there was one to stop."""
     folder = folder.resolve()
     with _plain_errors(folder):
-        if not (folder / "data").exists():
+        if not exists(folder):
             return False
         with _locked(folder):
             server = _server(folder)
@@ -442,7 +447,7 @@ def _hint(said: str, folder: Path) -> str:
         return f"make room on the disk of {folder}, {OTHER_WAY}"
     if "Permission denied" in said or "not permitted" in said:
         return f"run as the user that made {folder}, {OTHER_WAY}"
-    if "Cannot allocate memory" in said and (folder / "data").exists():
+    if "Cannot allocate memory" in said and exists(folder):
         return f"free some memory, lower shared_buffers in {folder / 'data' / 'postgresql.conf'}, {OTHER_WAY}"
     if "is still in use" in said:
         return "a session of the server that was killed still works: wait for it, or end it"

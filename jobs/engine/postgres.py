@@ -1,6 +1,7 @@
 """Publishing to Postgres: staging tables over JDBC, then one transaction that makes the live tables match."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -33,10 +35,13 @@ from jobs.engine.versions import checksum
 
 ROLES = ("analyst", "restricted_reader")
 STAGING = "assay_staging"
+RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK = 0x61737361
+# How the JDBC driver says that the server is gone; what it says of rows is another matter.
+_JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
 _TYPES: dict[type[DataType], str] = {
     StringType: "text",
     LongType: "bigint",
@@ -91,20 +96,34 @@ def publication(name: str, table: PublishedTable, state: TableState, frame: Data
 
 
 @contextmanager
-def connect(database: Database) -> Iterator[psycopg.Connection[Any]]:
-    """A connection in autocommit mode. Raises AssayError that names the address and the way out."""
+def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.Connection[Any]]:
+    """A connection in autocommit mode. Raises AssayError that names the address and the way out.
+
+    Also when the server goes away or fails while it is used.
+    """
+    address = f"{database.host}:{database.port}"
     try:
         connection = psycopg.connect(database.conninfo(), autocommit=True)
     except psycopg.OperationalError as error:
-        address = f"{database.host}:{database.port}"
         raise AssayError(
             f"cannot connect to Postgres at {address}, database {database.name}, as {database.user}: "
             f"{_first_line(error)}",
             "start it, or mend POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER or POSTGRES_PASSWORD; "
             "without POSTGRES_HOST the embedded one is used",
         ) from None
-    with connection:
-        yield connection
+    try:
+        with connection:
+            if read_only:
+                connection.execute("SET default_transaction_read_only = on")
+            yield connection
+    except (psycopg.OperationalError, Py4JJavaError) as error:
+        if isinstance(error, Py4JJavaError) and not _JDBC_LOST.search(str(error)):
+            raise
+        raise AssayError(
+            f"Postgres at {address}, database {database.name}, stopped or failed while it was used "
+            f"({type(error).__name__ if isinstance(error, psycopg.Error) else 'over JDBC'})",
+            "what is published stays as it was before; see the server's log, then run again",
+        ) from error
 
 
 def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
@@ -127,6 +146,12 @@ def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -
             f"let an administrator run: GRANT CREATE ON DATABASE {connection.info.dbname} TO {user}; "
             f"ALTER ROLE {user} CREATEROLE;  -- or CREATE ROLE {'; CREATE ROLE '.join(ROLES)};",
         ) from None
+
+
+def has_tables(connection: psycopg.Connection[Any], *names: str) -> bool:
+    """Whether all these tables are there: a database that nothing was published to has none."""
+    rows = connection.execute("SELECT to_regclass(name) IS NULL FROM unnest(%s::text[]) AS name", [list(names)])
+    return not any(is_missing for (is_missing,) in rows)
 
 
 class ReleasedTable(NamedTuple):
@@ -167,7 +192,7 @@ def _released(connection: psycopg.Connection[Any], condition: LiteralString, *va
 
 def published_documents(connection: psycopg.Connection[Any], release_id: int | None = None) -> dict[DocumentName, int]:
     """Which version of each table of documents goes with a release; without a number, with the newest."""
-    if connection.execute("SELECT to_regclass('ops.release_documents')").fetchone() == (None,):
+    if not has_tables(connection, "ops.release_documents"):
         return {}
     rows = connection.execute(
         "SELECT source, document, delta_version FROM ops.release_documents "
@@ -283,8 +308,9 @@ def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str]
 
 
 def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publication]) -> None:
-    for item in items:
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
+    """Drops the items' staging tables; also those that a crash left, unless another publisher is at work."""
+    left = [] if other_publishers(connection) else staging_tables(connection)
+    drop_staging_tables(connection, sorted({*left, *[item.staging_name for item in items]}))
 
 
 def staging_tables(connection: psycopg.Connection[Any]) -> list[str]:

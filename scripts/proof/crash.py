@@ -1,6 +1,6 @@
-"""Kills runs of Assay at every step and at random moments, reruns them, and compares with an undisturbed run.
+"""Kills runs and rollbacks at every step and at random moments, does them again, and compares with undisturbed ones.
 
-    .venv/bin/python -m scripts.proof.crash              every step once, and 10 random moments: about an hour
+    .venv/bin/python -m scripts.proof.crash              every step once, and 10 random moments: over an hour
     .venv/bin/python -m scripts.proof.crash --every 10   each tenth step
 
 Ends with 1, and says what differs, if one outcome is not that of the undisturbed run.
@@ -15,100 +15,126 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 from rich.console import Console
 
+from jobs import releases
 from jobs.engine import embedded
-from jobs.engine.context import start_run
+from jobs.engine.context import Run, start_run
 from jobs.engine.session import PROJECT, start_session
 from jobs.engine.sources import load_sources
 from jobs.run import run_sources
-from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, differences, first_delivery, second_delivery
+from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, differences, first_delivery, new_database, second_delivery
 
-_RUN = ["run", *[argument for source in SOURCES for argument in ("-s", source)]]
 _TIME_LIMIT = 900
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one killed run: where it was killed, and how the rerun differs from an undisturbed one."""
+    """What became of one disturbed run, and how it differs from an undisturbed one once another has finished it."""
 
-    kill: str
-    was_killed: bool
+    what: str
+    was_disturbed: bool
     differences: list[str]
 
 
-class Bench:
-    """A world with one delivery refined, in which the refinement of the next one is disturbed over and over."""
+@dataclass(frozen=True)
+class Deed:
+    """What is disturbed: an `assay` command in a process of its own, and the same done in this one, which is warm."""
 
-    def __init__(self, folder: Path, spark: SparkSession, base: World) -> None:
-        self.folder, self.spark, self.base = folder, spark, base
+    arguments: Sequence[str]
+    do: Callable[[World], None]
+
+
+def finish(world: World) -> None:
+    """Runs to the end."""
+    run_sources(_started(world), load_sources(list(SOURCES)), "bronze", "publish")
+
+
+def roll_back(world: World, to: int = 1) -> None:
+    releases.rollback(_started(world), load_sources(), world.database, to)
+
+
+def _started(world: World) -> Run:
+    return start_run(world.settings(), Console(quiet=True), quiet=True)
+
+
+RUN = Deed(["run", *[argument for source in SOURCES for argument in ("-s", source)]], finish)
+ROLLBACK = Deed(["rollback", "--to", "1"], roll_back)
+
+
+class Bench:
+    """A world with one delivery refined, in which the refinement of the next one is disturbed over and over.
+
+    Or the rollback of that, once it is done.
+    """
+
+    def __init__(self, folder: Path, spark: SparkSession, base: World, deed: Deed = RUN) -> None:
+        self.folder, self.spark, self.base, self.deed = folder, spark, base, deed
         first_delivery(base.landing)
-        _finish(base)
+        finish(base)
         second_delivery(base.landing)
-        with base.copied(self._fresh()) as world:
-            _finish(world)
+        if deed is ROLLBACK:
+            finish(base)
+        self.before = base.published()
+        with self.world() as world:
+            deed.do(world)
             self.expected = world.state(spark)
+
+    def world(self, folder: Path | None = None) -> AbstractContextManager[World]:
+        """The world, to be disturbed, in a folder that was not there before: Delta keeps in memory what it saw."""
+        return self.base.copied(folder or self.folder / uuid.uuid4().hex[:8])
 
     def steps(self) -> tuple[list[str], float]:
         """The steps of an undisturbed run in a process of its own, and how many seconds it takes."""
         steps, began = self.folder / "steps", time.monotonic()
-        with self.base.copied(self._fresh()) as world:
-            _start(world, "none", {"PROOF_STEPS": str(steps)}).wait(_TIME_LIMIT)
+        with self.world() as world:
+            self._start(world, "none", {"PROOF_STEPS": str(steps)}).wait(_TIME_LIMIT)
         seconds = time.monotonic() - began
         return list(dict.fromkeys(steps.read_text(encoding="utf-8").splitlines())), seconds
 
-    def _fresh(self) -> Path:
-        """A folder that was not there before: Delta keeps in memory what it knows of a path."""
-        return self.folder / uuid.uuid4().hex[:8]
-
     def kill_at(self, step: str) -> Outcome:
         """Kills a run at a step, and finishes it by another."""
-        with self.base.copied(self._fresh()) as world:
-            code = _start(world, step).wait(_TIME_LIMIT)
-            _finish(world)
-            return Outcome(step, code == -signal.SIGKILL, differences(self.expected, world.state(self.spark)))
+        with self.world() as world:
+            code = self._start(world, step).wait(_TIME_LIMIT)
+            return self.finished(world, step, code == -signal.SIGKILL)
 
     def kill_after(self, seconds: float) -> Outcome:
         """Kills a run, with its JVM, so long after its start."""
-        with self.base.copied(self._fresh()) as world:
-            victim = _start(world, "none")
+        with self.world() as world:
+            victim = self._start(world, "none")
             try:
                 victim.wait(seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(victim.pid, signal.SIGKILL)
             code = victim.wait(_TIME_LIMIT)
-            _finish(world)
-            found = differences(self.expected, world.state(self.spark))
-            return Outcome(f"after {seconds:.1f} s", code == -signal.SIGKILL, found)
+            return self.finished(world, f"after {seconds:.1f} s", code == -signal.SIGKILL)
 
+    def finished(self, world: World, what: str, was_disturbed: bool, wrong: Sequence[str] = ()) -> Outcome:
+        """Does it once more in a disturbed world, and compares. `wrong` is what was seen before."""
+        self.deed.do(world)
+        return Outcome(what, was_disturbed, [*wrong, *differences(self.expected, world.state(self.spark))])
 
-def _start(world: World, step: str, more: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "scripts.proof.victim", step, *_RUN],
-        cwd=PROJECT,
-        env=world.environment() | (more or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def _finish(world: World) -> None:
-    """Runs to the end, in this process, whose session is warm."""
-    run_sources(
-        start_run(world.settings(), Console(quiet=True), quiet=True), load_sources(list(SOURCES)), "bronze", "publish"
-    )
+    def _start(self, world: World, step: str, more: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "scripts.proof.victim", step, *self.deed.arguments],
+            cwd=PROJECT,
+            env=world.environment() | (more or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def outcomes(bench: Bench, every: int, at_random: int, seed: int) -> Iterator[Outcome]:
     steps, seconds = bench.steps()
-    print(f"{len(steps)} steps, {seconds:.0f} s undisturbed", flush=True)
+    print(f"assay {' '.join(bench.deed.arguments)}: {len(steps)} steps, {seconds:.0f} s undisturbed", flush=True)
     chance = random.Random(seed)
     for step in steps[::every]:
         yield bench.kill_at(step)
@@ -122,24 +148,25 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
         database = embedded.start(folder / "postgres")
         try:
-            bench = Bench(folder, spark, World(folder / "base", database))
             found = []
-            for outcome in outcomes(bench, given.every, given.random, given.seed):
-                found.append(outcome)
-                print(f"{'killed' if outcome.was_killed else 'ended '}  {outcome.kill}", flush=True)
-                for line in outcome.differences:
-                    print(f"        DIFFERS  {line}", flush=True)
+            for name, deed in (("run", RUN), ("rollback", ROLLBACK)):
+                bench = Bench(folder, spark, World(folder / name, new_database(database, name)), deed)
+                for outcome in outcomes(bench, given.every, given.random, given.seed):
+                    found.append(outcome)
+                    print(f"{'killed' if outcome.was_disturbed else 'ended '}  {outcome.what}", flush=True)
+                    for line in outcome.differences:
+                        print(f"        DIFFERS  {line}", flush=True)
         finally:
             embedded.stop(folder / "postgres")
             spark.stop()
-    killed = sum(outcome.was_killed for outcome in found)
+    killed = sum(outcome.was_disturbed for outcome in found)
     equal = sum(not outcome.differences for outcome in found)
-    print(f"{killed} kills, {equal} of {len(found)} outcomes equal to the undisturbed run", flush=True)
+    print(f"{killed} kills, {equal} of {len(found)} outcomes equal to the undisturbed one", flush=True)
     sys.exit(0 if equal == len(found) else 1)
 
 

@@ -51,7 +51,7 @@ def first_delivery(landing: Path) -> None:
         entry("a" * 16, 40) + entry("b" * 16, 41) + entry("a" * 16, 40) + "junk\n",
         1_700_000_000,
     )
-    land(landing, "signups/a.csv", _HEADER + person(1, "Ann") + person(2, "Bob") + "junk\n", 1_700_000_000)
+    land(landing, "signups/a.csv", with_header(person(1, "Ann"), person(2, "Bob"), "junk\n"), 1_700_000_000)
 
 
 def second_delivery(landing: Path) -> None:
@@ -59,19 +59,20 @@ def second_delivery(landing: Path) -> None:
     land(landing, "members/b.log", entry("a" * 16, 42) + entry("c" * 16, 43) + "junk again\n", 1_700_000_100)
     shutil.copy2(landing / "members/a.log", landing / "members/copy of a.log")
     land(landing, "members/empty.log", "", 1_700_000_100)
-    land(landing, "signups/a.csv", _HEADER + person(1, "Ann") + person(3, "Cyd") + "more junk\n", 1_700_000_100)
-    land(landing, "signups/b.csv", _HEADER + person(1, "Anna") + person(4, "Dan"), 1_700_000_200)
-
-
-_HEADER = "id,first_name,last_name,age,gender,visit_date\n"
+    land(landing, "signups/a.csv", with_header(person(1, "Ann"), person(3, "Cyd"), "more junk\n"), 1_700_000_100)
+    land(landing, "signups/b.csv", with_header(person(1, "Anna"), person(4, "Dan")), 1_700_000_200)
 
 
 def entry(member: str, age: int) -> str:
     return f'{{id="{member}"|created_at="2023-06-27"|sex=1|age={age}|waiting_list_time=13.3|follow_reco=80.5}}\n'
 
 
+def with_header(*lines: str) -> str:
+    return "id,first_name,last_name,age,gender,visit_date\n" + "".join(lines)
+
+
 def person(number: int, name: str) -> str:
-    return f"{number} 0001,{name},Lee,34,F,2024-05-0{number}\n"
+    return f"{number} 0001,{name},Lee,34,F,2024-05-{number % 28 + 1:02}\n"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class World:
             landing=str(self.landing),
             lakehouse=str(self.lakehouse),
             output=str(self.folder / "output"),
+            logs=self.folder / "logs",
             postgres=server,
         )
 
@@ -139,7 +141,7 @@ class World:
 
     def state(self, spark: SparkSession) -> State:
         """A fingerprint of every table, file and account: the same for worlds that hold the same."""
-        return {**self._lakehouse(spark), **self._postgres(), **self._files()}
+        return {**self._lakehouse(spark), **self.published(), **self._ops(), **self._files()}
 
     def _lakehouse(self, spark: SparkSession) -> State:
         def content(table: Path) -> str:
@@ -155,21 +157,21 @@ class World:
             names = [str(table.relative_to(self.lakehouse)) for table in tables]
             return dict(zip(names, pool.map(content, tables), strict=True))
 
-    def _postgres(self) -> State:
+    def published(self) -> State:
+        """The same of the published tables alone."""
         with psycopg.connect(self.database.conninfo(), autocommit=True) as connection:
             tables = connection.execute(
                 "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('gold', 'restricted')"
             ).fetchall()
             found = {name: _content(connection, f"SELECT * FROM {name} AS t", "t::text") for (name,) in tables}
-            found["accounts"] = _content(connection, _ACCOUNTS, "t::text")
-            found["rejected files"] = _content(
-                connection, "SELECT DISTINCT source, source_file, reason FROM ops.rejected_files", "t::text"
-            )
-            found["tables of the release"] = _content(connection, _RELEASE, "t::text")
-            staging = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'assay_staging'").fetchone()
-            assert staging is not None
-            found["staging tables left"] = str(staging[0])
-        return found
+            return {**found, "tables of the release": _content(connection, _RELEASE, "t::text")}
+
+    def _ops(self) -> State:
+        rejected = "SELECT DISTINCT source, source_file, reason FROM ops.rejected_files"
+        staging = "SELECT * FROM pg_tables WHERE schemaname = 'assay_staging'"
+        with psycopg.connect(self.database.conninfo(), autocommit=True) as connection:
+            queries = {"accounts": _ACCOUNTS, "rejected files": rejected, "staging tables left": staging}
+            return {name: _content(connection, query, "t::text") for name, query in queries.items()}
 
     def _files(self) -> State:
         output = self.folder / "output"
@@ -191,6 +193,13 @@ def _content(connection: psycopg.Connection[tuple[object, ...]], query: str, tex
     ).fetchone()
     assert row is not None
     return f"{row[0]} rows, {row[1]}"
+
+
+def new_database(server: Database, name: str) -> Database:
+    """A new database on a server."""
+    with _server(server) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return replace(server, name=name)
 
 
 @contextmanager

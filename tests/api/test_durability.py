@@ -64,7 +64,7 @@ def test_every_acknowledged_entry_is_in_gold_once_though_the_service_is_killed_a
         assert service.stop() == 0
         landed = service.landed()
         assert service.hidden_files() == []
-        assert len(service.landed_files()) < 50
+        assert len(service.landed_files()) < len(entries) / 4
     assert attempts > 1_000, "no request met a dead service: the test shows nothing"
     assert set(landed) == set(entries)
     # More often than once: written, but killed before the answer, and so sent again.

@@ -63,6 +63,7 @@ def test_a_batch_is_taken_as_a_whole(service: Service, form: str) -> None:
         (json.dumps([{"member": entry(name="junk3")}, {"member": 1}]), 400, "entry 2"),
         (entry(name="junk4") + "\n" + entry(name="x" * 65_536), 413, "line 2"),
     ],
+    ids=["lines", "one object", "objects", "a long line"],  # entries have ids of their own in every process
 )
 def test_of_a_batch_with_junk_nothing_lands(service: Service, body: str, status: int, place: str) -> None:
     answer = service.post(body)

@@ -1,15 +1,12 @@
 """Rolling back: all tables at once, exports and documents with them, and what the runs after it do."""
 
 import json
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
-import typer
 
-from jobs import cli, publish, releases
-from jobs.commands import releases as commands
+from jobs import publish, releases
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
@@ -68,7 +65,8 @@ def test_a_rollback_shows_a_release_again_and_runs_leave_it_until_something_chan
     assert lab.query("SELECT count(*) FROM ops.release_tables WHERE release_id = 4 AND withheld_checksum > ''") == [
         (0,)
     ]
-    assert rollback(lab, 3).release_id == 5
+    code, said, _ = lab.assay("rollback", "--to", "3")
+    assert (code, "release 5        the rows of release 3 again, 3 tables in one transaction" in said) == (0, True)
     assert lab.run("members").release_id is None
     assert shown(lab) == {ANN: 40}
 
@@ -156,21 +154,8 @@ def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: La
     assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
 
 
-def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in lab.environment().items():
-        monkeypatch.setenv(name, value)
-    app = typer.Typer()
-    commands.register(app)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main(command=app)
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    assert call("releases") == (0, "no release yet\nnext    assay run\n", "")
+def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(lab: Lab) -> None:
+    assert lab.assay("releases") == (0, "no release yet\nnext    assay run\n", "")
     with postgres.connect(lab.database) as connection:
         postgres.prepare(connection, {})
         for release in range(2):
@@ -178,17 +163,17 @@ def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(
             tables = "INSERT INTO ops.release_tables VALUES (%s, %s, 0, 5, %s, 'd')"
             connection.execute(tables, [release + 1, "gold.same", "0"])
             connection.execute(tables, [release + 1, "gold.other", str(release)])
-    code, out, _ = call("releases", "--json", "--limit", "1")
+    code, out, _ = lab.assay("releases", "--json", "--limit", "1")
     listed = json.loads(out)[0]
     assert (code, listed["release_id"], listed["what"], listed["changed"], listed["tables"], listed["rows"]) == (
         0, 2, "run", ["gold.other"], 2, 10,
     )  # fmt: skip
-    code, out, _ = call("releases")
+    code, out, _ = lab.assay("releases")
     assert out.endswith("next  assay rollback --to 1 --dry-run\n")
 
     with exclusive(lab.settings.lakehouse, "assay run", database=lambda: lab.database):
         for arguments in (["rollback", "--to", "1"], ["maintain"]):
-            code, out, error = call(*arguments)
+            code, out, error = lab.assay(*arguments)
             assert (code, out) == (1, "")
             assert error.startswith(f"error: another run works on {lab.settings.lakehouse} (assay run, process ")
             assert error.endswith(f"       wait for it, or: assay {arguments[0]} --wait 600\n")

@@ -379,7 +379,7 @@ class TestPublished:
             "counselors": source.published_counselors(source.counselors(silver)),
             "contacts": source.published_contacts(silver),
             "transfers": source.published_transfers(source.transfers(silver)),
-            "counselor_daily_cases": source.counselor_daily_cases(source.assignments(silver), silver),
+            "counselor_daily_cases": source.counselor_daily_cases(silver),
             "concurrency": source.concurrency(silver, source.assignments(silver)),
             "pronoun_risk": source.pronoun_risk(silver),
         }
@@ -394,21 +394,15 @@ class TestPublished:
 
 class TestCounselorDailyCases:
     def test_cases_are_counted_and_averaged_per_counselor_and_day(self, spark: SparkSession) -> None:
+        moved = {"counselor_names": [YAN, FRANK], "transferred_at": [at("10:00")]}
         frame = contacts(
             spark,
-            {"contact_id": "a", "initial_risk_level": 1, "call_rating": 5},
-            {"contact_id": "b", "initial_risk_level": 2, "call_rating": None},
-            {"contact_id": "c", "initial_risk_level": None, "call_rating": None},
-        )
-        cases = held(
-            spark,
-            ("a", YAN, at("09:00"), at("10:00")),
-            ("b", YAN, at("23:59"), at("01:00", day=2)),
-            ("c", YAN, at("09:00", day=2), at("10:00", day=2)),
-            ("a", FRANK, at("10:00"), at("11:00")),
+            {"contact_id": "a", "started_at": at("09:00"), "initial_risk_level": 1, "call_rating": 5, **moved},
+            {**alone("b"), "started_at": at("23:59"), "initial_risk_level": 2, "call_rating": None},
+            {**alone("c"), "started_at": at("09:00", day=2), "initial_risk_level": None, "call_rating": None},
         )
         assert_rows(
-            source.counselor_daily_cases(cases, frame),
+            source.counselor_daily_cases(frame),
             [
                 (YAN, date(2023, 1, 1), 2, Decimal("1.50"), Decimal("5.00")),
                 (YAN, date(2023, 1, 2), 1, None, None),
@@ -417,41 +411,38 @@ class TestCounselorDailyCases:
         )
 
     def test_a_case_that_returns_counts_once_a_day(self, spark: SparkSession) -> None:
-        cases = held(
-            spark,
-            ("c1", YAN, at("23:00"), at("23:30")),
-            ("c1", FRANK, at("23:30"), at("23:40")),
-            ("c1", YAN, at("23:40"), at("23:50")),
-            ("c1", FRANK, at("23:50"), at("00:10", day=2)),
-            ("c1", YAN, at("00:10", day=2), at("01:00", day=2)),
-        )
-        actual = source.counselor_daily_cases(cases, contacts(spark, {}))
+        times = [at("23:30"), at("23:40"), at("23:50"), at("00:10", day=2)]
+        names = [YAN, FRANK, YAN, FRANK, YAN]
+        frame = contacts(spark, {"started_at": at("23:00"), "counselor_names": names, "transferred_at": times})
         once = (1, Decimal("3.00"), Decimal("2.00"))
         first, second = date(2023, 1, 1), date(2023, 1, 2)
-        assert_rows(actual, [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)])
+        assert_rows(
+            source.counselor_daily_cases(frame), [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)]
+        )
 
     def test_a_case_counts_on_the_day_it_was_taken_not_the_day_the_call_began(self, spark: SparkSession) -> None:
-        cases = held(spark, ("c1", FRANK, at("00:10", day=2), at("01:00", day=2)))
-        actual = source.counselor_daily_cases(cases, contacts(spark, {"started_at": at("23:00")}))
-        assert_rows(actual.select("day", "number_of_cases"), [(date(2023, 1, 2), 1)])
+        moved = {"counselor_names": [YAN, FRANK], "transferred_at": [at("00:10", day=2)]}
+        actual = source.counselor_daily_cases(contacts(spark, {"started_at": at("23:00"), **moved}))
+        assert_rows(
+            actual.select("counselor_name", "day", "number_of_cases"),
+            [(YAN, date(2023, 1, 1), 1), (FRANK, date(2023, 1, 2), 1)],
+        )
 
     def test_the_day_is_that_of_the_source(self, spark: SparkSession) -> None:
-        cases = held(spark, ("c1", YAN, at("03:00", day=2), at("04:00", day=2)))
-        actual = source.counselor_daily_cases(cases, contacts(spark, {}), "America/Chicago")
+        actual = source.counselor_daily_cases(
+            contacts(spark, {**alone("a"), "started_at": at("03:00", day=2)}), "America/Chicago"
+        )
         assert_rows(actual.select("day"), [(date(2023, 1, 1),)])
 
     def test_means_are_rounded_once_half_up(self, spark: SparkSession) -> None:
         # 1,001 / 200 = 5.005 exactly, of which a binary fraction falls short.
         risks = [5] * 199 + [6]
-        frame = contacts(spark, *[{"contact_id": str(n), "initial_risk_level": risk} for n, risk in enumerate(risks)])
-        cases = held(spark, *[(str(n), YAN, at("09:00"), at("10:00")) for n in range(200)])
-        actual = source.counselor_daily_cases(cases, frame).select("average_risk_level")
-        assert_rows(actual, [(Decimal("5.01"),)])
+        frame = contacts(spark, *[{**alone(str(n)), "initial_risk_level": risk} for n, risk in enumerate(risks)])
+        assert_rows(source.counselor_daily_cases(frame).select("average_risk_level"), [(Decimal("5.01"),)])
 
     def test_absurd_values_do_not_fail(self, spark: SparkSession) -> None:
-        frame = contacts(spark, *[{"contact_id": str(n), "call_rating": 2**31 - 1} for n in range(3)])
-        cases = held(spark, *[(str(n), YAN, at("09:00"), at("10:00")) for n in range(3)])
-        assert_rows(source.counselor_daily_cases(cases, frame).select("average_rating"), [(Decimal(2**31 - 1),)])
+        frame = contacts(spark, *[{**alone(str(n)), "call_rating": 2**31 - 1} for n in range(3)])
+        assert_rows(source.counselor_daily_cases(frame).select("average_rating"), [(Decimal(2**31 - 1),)])
 
 
 class TestConcurrency:

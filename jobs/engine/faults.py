@@ -1,0 +1,57 @@
+"""What went wrong below Assay, in words a user can act on: a damaged file of the lakehouse, a full disk.
+
+The texts of Spark and Delta may quote values of rows, so nothing of them is repeated but paths and kinds.
+"""
+
+import re
+from urllib.parse import unquote
+
+from jobs.engine.errors import AssayError
+
+_READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
+_LOG_PROBLEM = re.compile(
+    r"\[(DELTA_(?:VERSIONS_NOT_CONTIGUOUS|TRUNCATED_TRANSACTION_LOG|STATE_RECOVER_ERROR)[A-Z_.]*)\]"
+)
+_CAUSE = re.compile(r"^Caused by: ([\w.$]+)", re.MULTILINE)
+_NO_SPACE = "No space left on device"
+# What a text says, and how a person would.
+_KINDS = {
+    "ChecksumException": "it is not as it was written (its checksum differs)",
+    "is not a Parquet file": "it is not a Parquet file",
+    "FILE_NOT_EXIST": "it is gone",
+    "MALFORMED_RECORD": "it is not whole lines of JSON",
+}
+_WAY_OUT = (
+    "nothing was published; restore the file from a backup; or, if its table is below gold/, remove the table's "
+    "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE)"
+)
+
+
+def explained(error: BaseException) -> AssayError | None:
+    """The error as one that a user can act on; None if it is not of a kind that is known."""
+    text = str(error)
+    if _NO_SPACE in text:
+        return AssayError(
+            "no space is left on the device of the lakehouse, of the temporary files or of the output",
+            "nothing was published; make room (assay maintain removes what no kept release needs), then run again: "
+            "it goes on where this one stopped",
+        )
+    if found := _READING.search(text):
+        kind = next((said for sign, said in _KINDS.items() if sign in text), None) or _innermost(text)
+        return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
+    return None
+
+
+def log_problem(table: str, error: BaseException) -> AssayError | None:
+    """The error as one about the Delta log of a table, if it is."""
+    found = _LOG_PROBLEM.search(str(error))
+    if found is None:
+        return None
+    return AssayError(
+        f"the Delta log of {table} has a gap: files of {table}/_delta_log are gone ({found[1]})", _WAY_OUT
+    )
+
+
+def _innermost(text: str) -> str:
+    causes = _CAUSE.findall(text)
+    return causes[-1].rpartition(".")[2] if causes else "unknown cause"

@@ -1,0 +1,52 @@
+"""The lasting steps of a run: every write to a table, a file or Postgres, before and after it is made."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql.readwriter import DataFrameWriter
+
+from jobs.engine import documents, exports, postgres
+
+PUBLISHING = "in the transaction"
+
+
+@contextmanager
+def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
+    """Calls `passing` with the name of each step of the runs in this process, on the lakehouse at `root`."""
+
+    def table(_writer: Any, path: str = "", *_: Any) -> str:
+        return path.removeprefix(root.rstrip("/") + "/")
+
+    names: list[tuple[Any, str, Callable[..., str]]] = [
+        (DataFrameWriter, "save", lambda *a: f"save {table(*a)}"),
+        (DataFrameWriter, "parquet", lambda *a: f"write {table(*a)}"),
+        (postgres, "create_staging", lambda _, item: f"create staging {item.full_name}"),
+        (postgres, "load_staging", lambda _frame, _database, item: f"load staging {item.full_name}"),
+        (postgres, "release", lambda *_: f"release, {PUBLISHING}"),
+        (postgres, "copy_new", lambda _, target, *__: f"copy {target}, {PUBLISHING}"),
+        (postgres, "drop_staging", lambda *_: "drop staging, after the transaction"),
+        (documents, "write", lambda _lake, name, *_: f"documents {name}"),
+        (exports, "write", lambda _frame, _folder, export, *_: f"export {export.file}"),
+    ]
+    originals = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in names]
+    for owner, attribute, name in names:
+        setattr(owner, attribute, _telling(getattr(owner, attribute), name, passing))
+    try:
+        yield
+    finally:
+        for owner, attribute, original in originals:
+            setattr(owner, attribute, original)
+
+
+def _telling(function: Callable[..., Any], name: Callable[..., str], passing: Callable[[str], None]) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        step = name(*args)
+        passing(f"before {step}")
+        result = function(*args, **kwargs)
+        passing(f"after {step}")
+        return result
+
+    return wrapper

@@ -1,0 +1,121 @@
+"""A damaged lakehouse says which file it is and why, and never what is in it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from jobs.engine.delta import Lakehouse
+from jobs.engine.errors import AssayError
+from jobs.engine.faults import explained
+from jobs.engine.session import jvm
+from tests.lab import Lab
+from tests.test_end_to_end_members import ANN, BOB, entry
+
+Damage = Callable[[Path], Path]
+
+
+@pytest.fixture
+def lake(tmp_path: Path, spark: SparkSession) -> Lakehouse:
+    """With a table `silver/s/t` of three commits."""
+    lake = Lakehouse(spark, str(tmp_path))
+    for number in (1, 2, 3):
+        lake.append_once(spark.sql(f"SELECT 'secret {number}' AS name"), "silver/s/t", "writer", number)
+    return lake
+
+
+def data_file(table: Path) -> Path:
+    return sorted(table.glob("*.parquet"))[0]
+
+
+def log_file(table: Path) -> Path:
+    return table / "_delta_log/00000000000000000001.json"
+
+
+def changed(file: Path, content: bytes, *, with_checksum: bool = True) -> Path:
+    """Hadoop keeps a checksum beside each file; object stores and copies do not have it."""
+    file.write_bytes(content)
+    if not with_checksum:
+        file.with_name(f".{file.name}.crc").unlink()
+    return file
+
+
+def forget(lake: Lakehouse) -> None:
+    """Delta keeps in memory what it knows of a table; another process would not."""
+    jvm(lake.spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+def gone(file: Path) -> Path:
+    file.unlink()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda t: changed(data_file(t), b"x" * 99), "it is not as it was written (its checksum differs)"),
+        (lambda t: changed(data_file(t), b"x" * 99, with_checksum=False), "it is not a Parquet file"),
+        (lambda t: gone(data_file(t)), "it is gone"),
+        (lambda t: changed(log_file(t), b"x" * 99), "it is not as it was written (its checksum differs)"),
+        (
+            lambda t: changed(log_file(t), log_file(t).read_bytes()[:-20], with_checksum=False),
+            "it is not whole lines of JSON",
+        ),
+    ],
+    ids=["data", "data without checksum", "no data", "log", "log cut short"],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(lake: Lakehouse, damage: Damage, said: str) -> None:
+    file = damage(Path(lake.path("silver/s/t")))
+    forget(lake)
+    with pytest.raises(Py4JJavaError) as raised:
+        lake.read("silver/s/t").collect()
+    error = explained(raised.value)
+    assert error is not None
+    assert error.message.startswith("cannot read file:/")
+    assert error.message.endswith(f"{file}: {said}")
+    assert "secret" not in str(error)
+
+
+def test_a_log_with_a_gap_names_its_table(lake: Lakehouse) -> None:
+    gone(log_file(Path(lake.path("silver/s/t"))))
+    forget(lake)
+    with pytest.raises(AssayError, match=r"files of silver/s/t/_delta_log are gone \(DELTA_VERSIONS_NOT_CONTIGUOUS\)"):
+        lake.version("silver/s/t")
+
+
+def test_what_is_not_known_is_not_explained() -> None:
+    assert explained(ValueError("a value of a row")) is None
+    full = explained(OSError(28, "No space left on device"))
+    assert full is not None
+    assert full.message.startswith("no space is left on the device")
+
+
+def test_what_a_damaged_gold_table_lost_is_missed_and_nothing_is_published_until_it_is_made_anew(lab: Lab) -> None:
+    for name, member in (("a", ANN), ("b", BOB)):
+        lab.land(f"members/{name}.log", entry(member))
+        lab.run("members", until="gold")
+    table = Path(lab.lake.path("gold/members/member"))
+
+    # To Delta, a log file without lines is a commit that changed nothing: the rows of the one before come back.
+    log = changed(log_file(table), b"", with_checksum=False)
+    forget(lab.lake)
+    assert lab.table("gold/members/member").count() == 1
+    code, _, error = lab.assay("run", "--source", "members")
+    assert code == 1
+    assert error.startswith("error: gold.members.member: version 1 has 1 rows with checksum ")
+    assert lab.query("SELECT count(*) FROM ops.releases") == [(0,)]
+
+    changed_again = changed(data_file(table), b"x")
+    log.write_text("not what Delta wrote\n")
+    forget(lab.lake)
+    code, _, error = lab.assay("run", "--source", "members")
+    assert (code, error.startswith("error: cannot read file:/")) == (1, True)
+    assert str(log) in error or str(changed_again) in error
+
+    shutil.rmtree(table)
+    forget(lab.lake)
+    assert lab.assay("run", "--source", "members")[0] == 0
+    assert lab.query("SELECT count(*) FROM gold.member") == [(2,)]
