@@ -71,14 +71,11 @@ class Lab:
             return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
     def account(self, layer: str) -> dict[str, tuple[int, ...]]:
-        """Each file's newest account: read, written, quarantined, deduplicated, superseded, summed over its batches."""
-        rows = self.query(
-            "SELECT source_file, sum(rows_read), sum(rows_written), sum(rows_quarantined), sum(rows_deduplicated), "
-            "sum(rows_superseded) FROM (SELECT DISTINCT ON (source, layer, table_name, batch_id, source_file) * "
-            "FROM ops.row_accounts ORDER BY source, layer, table_name, batch_id, source_file, recorded_at DESC) AS a "
-            f"WHERE layer = '{layer}' GROUP BY source_file"
-        )
-        return {row[0]: tuple(int(count) for count in row[1:]) for row in rows}
+        """Each file's accounts in force, summed: read, written, quarantined, deduplicated, superseded."""
+        names = ("rows_read", "rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
+        accounts = self.start().ledger.accounts().where(f"layer = '{layer}'")
+        rows = accounts.groupBy("source_file").sum(*names).collect()
+        return {row[0]: tuple(row[1:]) for row in rows}
 
     def assay(self, *arguments: str) -> tuple[int, str, str]:
         """The `assay` command in this process, whose session is warm: its exit code, and what it prints."""

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from scripts.spark_health import find_problem, master_state
+from tests.conftest import FAST_FOR_FEW_ROWS
 from tests.lab import Lab
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -140,17 +141,18 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     other = Lab(tmp_path, spark, database)
     submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m", "--driver-memory", "1g"]
+    for name, value in FAST_FOR_FEW_ROWS.items():
+        submit += ["--conf", f"{name}={value}"] * (name != "spark.driver.memory")
     environment = other.environment() | {"ASSAY_LANDING": sample.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
     job = subprocess.run(
         [*submit, "jobs/run.py"],
-        cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=600,
+        cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert job.returncode == 3, job.stdout + job.stderr  # the samples have empty files
     assert f"master {cluster.url}" in job.stdout
     tables = "SELECT table_name, row_count, checksum FROM ops.release_tables ORDER BY 1"
     assert other.query(tables) == sample.query(tables)
-    written = {file.relative_to(other.output): file.read_bytes() for file in other.output.rglob("*.*")}
-    assert written == {file.relative_to(sample.output): file.read_bytes() for file in sample.output.rglob("*.*")}
+    assert visible_files(other.output) == visible_files(sample.output)
 
 
 def test_a_cluster_for_one_command(tmp_path: Path) -> None:
@@ -195,6 +197,11 @@ def listening_addresses(process_id: int) -> list[str]:
     files = [os.readlink(file) for file in Path(f"/proc/{process_id}/fd").iterdir() if file.is_symlink()]
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return [line[1].split(":")[0] for line in lines if line[3] == LISTENING and f"socket:[{line[9]}]" in files]
+
+
+def visible_files(folder: Path) -> dict[Path, bytes]:
+    files = [file for file in folder.rglob("*.*") if not file.name.startswith(".")]
+    return {file.relative_to(folder): file.read_bytes() for file in files}
 
 
 def health(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,7 @@ def test_sheets_that_have_not_come_yet_are_empty(lab: Lab) -> None:
 
 def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
     made = interactions.write(lab.landing / "interactions", rows=1_000)
-    lab.run("interactions")
+    lab.run("interactions", until="silver")
     read, written, quarantined, deduplicated, superseded = (
         sum(column) for column in zip(*lab.account("silver").values(), strict=True)
     )

@@ -43,9 +43,9 @@ def ask(lab: Lab, source: Source, rule: str | None = None, batch: int | None = N
 
 def test_what_passes_moves_what_fails_stays_and_twice_is_once(lab: Lab, members: Source) -> None:
     lab.land("members/a.log", entry(BOB) + NO_DATE + NO_ID + NEITHER)
-    lab.run("members")
+    lab.run("members", until="silver")
     lab.land("members/b.log", entry(BOB, age=49) + NO_DATE.replace("sex=1", "sex=0"))
-    lab.run("members")
+    lab.run("members", until="silver")
     assert lab.account("silver") == {"members/a.log": (4, 1, 3, 0, 0), "members/b.log": (2, 1, 1, 0, 0)}
     mended = relaxed(members, "created_at_readable")
 
@@ -56,10 +56,10 @@ def test_what_passes_moves_what_fails_stays_and_twice_is_once(lab: Lab, members:
 
     # Of one batch only; then all of the rule. The row that breaks another rule, too, stays.
     assert ask(lab, mended, "created_at_readable", 2)
-    assert lab.run(mended, first="silver").release_id == 3
+    lab.run(mended, first="silver", until="silver")
     assert lab.account("silver") == {"members/a.log": (4, 1, 3, 0, 0), "members/b.log": (2, 2, 0, 0, 0)}
     assert ask(lab, mended, "created_at_readable")
-    lab.run(mended, first="silver")
+    assert lab.run(mended, first="silver").release_id == 1
     assert lab.account("silver") == {"members/a.log": (4, 2, 2, 0, 0), "members/b.log": (2, 2, 0, 0, 0)}
     assert {raw.strip(): rules for raw, rules in held(lab).items()} == {
         NO_ID.strip(): ["id_valid"],
@@ -81,10 +81,10 @@ def test_what_passes_moves_what_fails_stays_and_twice_is_once(lab: Lab, members:
 
 def test_only_the_rows_of_the_rule_asked_for_move(lab: Lab, members: Source) -> None:
     lab.land("members/a.log", entry(BOB) + NO_DATE + NO_ID)
-    lab.run("members")
+    lab.run("members", until="silver")
     mended = relaxed(members, "created_at_readable", "id_valid")
     ask(lab, mended, "created_at_readable")
-    lab.run(mended, first="silver", until="gold")
+    lab.run(mended, first="silver", until="silver")
     assert list(held(lab).values()) == [["id_valid"]]
 
 
@@ -92,16 +92,16 @@ def test_a_replay_that_is_cut_short_is_finished_by_the_next_run(
     lab: Lab, members: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.land("members/a.log", entry(BOB) + NO_DATE + NO_ID)
-    lab.run("members")
+    lab.run("members", until="silver")
     mended = relaxed(members, "created_at_readable")
     ask(lab, mended, "created_at_readable")
     with monkeypatch.context() as patch:
         # Quarantine and accounts are written, the table is not.
         patch.setattr(silver, "_without_duplicates", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            lab.run(mended, first="silver")
+            lab.run(mended, first="silver", until="silver")
     assert list(held(lab).values()) == [["id_valid"]]
-    lab.run(mended)
+    lab.run(mended, until="silver")
     assert lab.account("silver") == {"members/a.log": (3, 2, 1, 0, 0)}
     assert lab.table(MEMBERS).count() == 2
 
@@ -112,9 +112,9 @@ def test_a_backfill_refines_the_batches_of_some_days_anew(
     import transforms.members as module
 
     lab.land("members/a.log", entry(BOB, on="2023-01-01") + NO_DATE)
-    lab.run("members")
+    lab.run("members", until="silver")
     lab.land("members/b.log", entry(BOB, age=49))
-    lab.run("members")
+    lab.run("members", until="silver")
     parse = module.member_entries
     monkeypatch.setattr(module, "member_entries", lambda raw: parse(raw).withColumns({"age": _doubled()}))
     today = lab.start().started_at.date()
@@ -135,11 +135,11 @@ def test_a_batch_that_was_never_finished_comes_first(
     with monkeypatch.context() as patch:
         patch.setattr(bronze, "_append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            lab.run("members")
+            lab.run("members", until="silver")
     with pytest.raises(AssayError, match="batch 1 was planned and never finished"):
         ask(lab, members)
     assert lab.run("members", first="silver", until="silver").sources[0].written == 0
-    lab.run("members")
+    lab.run("members", until="silver")
     assert lab.account("silver") == {"members/a.log": (2, 1, 1, 0, 0)}
 
 

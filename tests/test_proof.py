@@ -17,7 +17,7 @@ from scripts.proof.crash import Bench, finish
 from scripts.proof.dirt import feed
 from scripts.proof.outages import KB, fill_disk, may_mount, stop_postgres_at
 from scripts.proof.polls import Polls, look, polling
-from scripts.proof.world import SOURCES, World, differences
+from scripts.proof.world import World, differences
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +32,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, server: Path) -> Bench:
     folder = tmp_path_factory.mktemp("proof")
-    return Bench(folder, spark, World(folder / "base", embedded.start(server)))
+    return Bench(folder, spark, World(folder / "base", embedded.start(server), ("members",)))
 
 
 def test_a_run_killed_between_bronze_and_silver_is_finished_by_the_next(bench: Bench) -> None:
-    outcome = bench.kill_at("before save silver/signups/signups")
-    assert outcome.was_disturbed
+    outcome = bench.kill_at("before save silver/members/member_entries")
+    assert outcome.disturbances == 1
     assert outcome.differences == []
 
 
 def test_postgres_that_dies_in_the_transaction_shows_nothing_of_the_release(bench: Bench, server: Path) -> None:
     outcome = stop_postgres_at(bench, server, "after release, in the transaction")
-    assert outcome.was_disturbed
+    assert outcome.disturbances == 1
     assert outcome.differences == []
 
 
 @pytest.mark.skipif(not may_mount(), reason="only an administrator can mount a small disk")
 def test_a_full_disk_fails_the_run_and_the_next_goes_on(bench: Bench) -> None:
     outcome = fill_disk(bench, 64 * KB)
-    assert outcome.was_disturbed
+    assert outcome.disturbances == 1
     assert outcome.differences == []
 
 
@@ -60,7 +60,7 @@ def test_a_reader_sees_one_release_or_the_other(bench: Bench) -> None:
         with polling(world.database) as polls:
             for to in (1, 2, 1, 2):
                 run = start_run(world.settings(), Console(quiet=True), quiet=True)
-                assert releases.rollback(run, load_sources(list(SOURCES)), world.database, to).release_id
+                assert releases.rollback(run, load_sources(["members"]), world.database, to).release_id
         assert polls.wrong == []
         assert len(polls.content) >= 4
         assert polls.count > 4

@@ -298,12 +298,9 @@ def record_documents(
 
 def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: DataFrame) -> None:
     """Copies to the ops table those rows whose run it does not know yet; one run's rows come together or not at all."""
-    known = {run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")}
-    runs = [row.run_id for row in rows.select("run_id").distinct().collect() if row.run_id not in known]
-    if not runs:
-        return
+    known = [run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")]
     with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
-        for row in rows.where(rows.run_id.isin(runs)).select(*columns).toLocalIterator():
+        for row in rows.where(~rows.run_id.isin(known)).select(*columns).toLocalIterator():
             copy.write_row(row)
 
 

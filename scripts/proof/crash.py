@@ -2,6 +2,7 @@
 
     .venv/bin/python -m scripts.proof.crash              every step once, and 10 random moments: over an hour
     .venv/bin/python -m scripts.proof.crash --every 10   each tenth step
+    .venv/bin/python -m scripts.proof.crash --chain 4    four kills, one after the other, before a run may end
 
 Ends with 1, and says what differs, if one outcome is not that of the undisturbed run.
 """
@@ -39,7 +40,7 @@ class Outcome:
     """What became of one disturbed run, and how it differs from an undisturbed one once another has finished it."""
 
     what: str
-    was_disturbed: bool
+    disturbances: int
     differences: list[str]
 
 
@@ -47,13 +48,13 @@ class Outcome:
 class Deed:
     """What is disturbed: an `assay` command in a process of its own, and the same done in this one, which is warm."""
 
-    arguments: Sequence[str]
+    arguments: Callable[[World], list[str]]
     do: Callable[[World], None]
 
 
 def finish(world: World) -> None:
     """Runs to the end."""
-    run_sources(_started(world), load_sources(list(SOURCES)), "bronze", "publish")
+    run_sources(_started(world), load_sources(list(world.sources)), "bronze", "publish")
 
 
 def roll_back(world: World, to: int = 1) -> None:
@@ -64,8 +65,8 @@ def _started(world: World) -> Run:
     return start_run(world.settings(), Console(quiet=True), quiet=True)
 
 
-RUN = Deed(["run", *[argument for source in SOURCES for argument in ("-s", source)]], finish)
-ROLLBACK = Deed(["rollback", "--to", "1"], roll_back)
+RUN = Deed(lambda world: ["run", *[word for source in world.sources for word in ("-s", source)]], finish)
+ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back)
 
 
 class Bench:
@@ -98,11 +99,11 @@ class Bench:
         seconds = time.monotonic() - began
         return list(dict.fromkeys(steps.read_text(encoding="utf-8").splitlines())), seconds
 
-    def kill_at(self, step: str) -> Outcome:
-        """Kills a run at a step, and finishes it by another."""
+    def kill_at(self, *steps: str) -> Outcome:
+        """Kills a run at a step, and the one after it at the next, and so on; then lets one come to its end."""
         with self.world() as world:
-            code = self._start(world, step).wait(_TIME_LIMIT)
-            return self.finished(world, step, code == -signal.SIGKILL)
+            codes = [self._start(world, step).wait(_TIME_LIMIT) for step in steps]
+            return self.finished(world, ", then ".join(steps), codes.count(-signal.SIGKILL))
 
     def kill_after(self, seconds: float) -> Outcome:
         """Kills a run, with its JVM, so long after its start."""
@@ -113,16 +114,16 @@ class Bench:
             except subprocess.TimeoutExpired:
                 os.killpg(victim.pid, signal.SIGKILL)
             code = victim.wait(_TIME_LIMIT)
-            return self.finished(world, f"after {seconds:.1f} s", code == -signal.SIGKILL)
+            return self.finished(world, f"after {seconds:.1f} s", int(code == -signal.SIGKILL))
 
-    def finished(self, world: World, what: str, was_disturbed: bool, wrong: Sequence[str] = ()) -> Outcome:
+    def finished(self, world: World, what: str, disturbances: int, wrong: Sequence[str] = ()) -> Outcome:
         """Does it once more in a disturbed world, and compares. `wrong` is what was seen before."""
         self.deed.do(world)
-        return Outcome(what, was_disturbed, [*wrong, *differences(self.expected, world.state(self.spark))])
+        return Outcome(what, disturbances, [*wrong, *differences(self.expected, world.state(self.spark))])
 
     def _start(self, world: World, step: str, more: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "scripts.proof.victim", step, *self.deed.arguments],
+            [sys.executable, "-m", "scripts.proof.victim", step, *self.deed.arguments(world)],
             cwd=PROJECT,
             env=world.environment() | (more or {}),
             stdin=subprocess.DEVNULL,
@@ -132,12 +133,14 @@ class Bench:
         )
 
 
-def outcomes(bench: Bench, every: int, at_random: int, seed: int) -> Iterator[Outcome]:
+def outcomes(bench: Bench, every: int, chain: int, at_random: int, seed: int) -> Iterator[Outcome]:
     steps, seconds = bench.steps()
-    print(f"assay {' '.join(bench.deed.arguments)}: {len(steps)} steps, {seconds:.0f} s undisturbed", flush=True)
-    chance = random.Random(seed)
-    for step in steps[::every]:
-        yield bench.kill_at(step)
+    what = " ".join(bench.deed.arguments(bench.base))
+    print(f"assay {what}: {len(steps)} steps, {seconds:.0f} s undisturbed", flush=True)
+    chance, chosen = random.Random(seed), steps[::every]
+    links = -(-len(chosen) // chain)
+    for first in range(links):
+        yield bench.kill_at(*chosen[first::links])  # in the order of a run, so that each is still to come
     for _ in range(at_random):
         yield bench.kill_after(chance.uniform(0.2, 1.0) * seconds)
 
@@ -145,6 +148,8 @@ def outcomes(bench: Bench, every: int, at_random: int, seed: int) -> Iterator[Ou
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="kill at every so many steps (1)")
+    parser.add_argument("--chain", type=int, default=1, help="so many kills before one may end (1)")
+    parser.add_argument("--source", nargs="+", default=SOURCES, help=f"of {', '.join(SOURCES)} (both)")
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
     given = parser.parse_args()
@@ -155,16 +160,17 @@ def main() -> None:
         try:
             found = []
             for name, deed in (("run", RUN), ("rollback", ROLLBACK)):
-                bench = Bench(folder, spark, World(folder / name, new_database(database, name)), deed)
-                for outcome in outcomes(bench, given.every, given.random, given.seed):
+                world = World(folder / name, new_database(database, name), tuple(given.source))
+                bench = Bench(folder, spark, world, deed)
+                for outcome in outcomes(bench, given.every, given.chain, given.random, given.seed):
                     found.append(outcome)
-                    print(f"{'killed' if outcome.was_disturbed else 'ended '}  {outcome.what}", flush=True)
+                    print(f"{outcome.disturbances} killed  {outcome.what}", flush=True)
                     for line in outcome.differences:
                         print(f"        DIFFERS  {line}", flush=True)
         finally:
             embedded.stop(folder / "postgres")
             spark.stop()
-    killed = sum(outcome.was_disturbed for outcome in found)
+    killed = sum(outcome.disturbances for outcome in found)
     equal = sum(not outcome.differences for outcome in found)
     print(f"{killed} kills, {equal} of {len(found)} outcomes equal to the undisturbed one", flush=True)
     sys.exit(0 if equal == len(found) else 1)

@@ -1,6 +1,7 @@
 """Takes away what a run stands on, and compares the outcome of the next one with an undisturbed run.
 
-    .venv/bin/python -m scripts.proof.outages
+    .venv/bin/python -m scripts.proof.outages             at every step: about half an hour
+    .venv/bin/python -m scripts.proof.outages --every 4   at each fourth
 
 Postgres is killed (-9) at each step of a publish, the disk of the lakehouse is full at many points of a run, and a
 reader polls while ten releases are made. Ends with 1, and says what was wrong, if anything was.
@@ -26,7 +27,7 @@ from jobs.engine.session import start_session
 from scripts.proof.crash import Bench, Outcome, finish
 from scripts.proof.polls import Polls, polling
 from scripts.proof.steps import watched
-from scripts.proof.world import FOR_FEW_ROWS, World, entry, land, person, with_header
+from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, entry, land, person, with_header
 
 KB = 1 << 10
 
@@ -47,7 +48,7 @@ def stop_postgres_at(bench: Bench, server: Path, step: str) -> Outcome:
         wrong = [] if said and "stopped or failed while it was used" in said else [f"the run said: {said}"]
         if world.published() not in (bench.before, {name: bench.expected[name] for name in bench.before}):
             wrong.append("half a release is published")
-        return bench.finished(world, f"Postgres, {step}", bool(stopped), wrong)
+        return bench.finished(world, f"Postgres, {step}", len(stopped), wrong)
 
 
 def fill_disk(bench: Bench, room: int) -> Outcome:
@@ -59,7 +60,7 @@ def fill_disk(bench: Bench, room: int) -> Outcome:
         said = _failure(world)
         filler.unlink()
         wrong = [] if said is None or "no space is left" in said else [said]
-        return bench.finished(world, f"disk full after {room // KB} KiB", bool(said), wrong)
+        return bench.finished(world, f"disk full after {room // KB} KiB", int(said is not None), wrong)
 
 
 def poll_while_releasing(bench: Bench, releases: int) -> Polls:
@@ -102,22 +103,24 @@ def _small_disk(folder: Path) -> Iterator[Path]:
         folder.rmdir()
 
 
-def outcomes(bench: Bench, server: Path) -> Iterator[Outcome]:
+def outcomes(bench: Bench, server: Path, every: int) -> Iterator[Outcome]:
     passed: list[str] = []
     with bench.world() as world, watched(str(world.lakehouse), passed.append):
         finish(world)
-    for step in dict.fromkeys(passed):
-        if any(part in step for part in ("staging", "transaction", "documents")):
-            yield stop_postgres_at(bench, server, step)
+    steps = [step for step in dict.fromkeys(passed) if "staging" in step or "transaction" in step]
+    for step in steps[::every]:
+        yield stop_postgres_at(bench, server, step)
     if not may_mount():
         print("a full disk is left out: only an administrator can mount a small one", flush=True)
         return
-    for room in [0, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768]:
+    for room in [0, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768][::every]:
         yield fill_disk(bench, room * KB)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="at every so many steps and sizes (1)")
+    parser.add_argument("--source", nargs="+", default=SOURCES, help=f"of {', '.join(SOURCES)} (both)")
     parser.add_argument("--releases", type=int, default=10, help="made while a reader polls (10)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -126,18 +129,18 @@ def main() -> None:
         spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
         database = embedded.start(server)
         try:
-            bench = Bench(folder, spark, World(folder / "base", database))
+            bench = Bench(folder, spark, World(folder / "base", database, tuple(given.source)))
             found = []
-            for outcome in outcomes(bench, server):
+            for outcome in outcomes(bench, server, given.every):
                 found.append(outcome)
-                print(f"{'failed' if outcome.was_disturbed else 'passed'}  {outcome.what}", flush=True)
+                print(f"{'failed' if outcome.disturbances else 'passed'}  {outcome.what}", flush=True)
                 for line in outcome.differences:
                     print(f"        DIFFERS  {line}", flush=True)
             polls = poll_while_releasing(bench, given.releases)
         finally:
             embedded.stop(server)
             spark.stop()
-    disturbed = sum(outcome.was_disturbed for outcome in found)
+    disturbed = sum(outcome.disturbances for outcome in found)
     equal = sum(not outcome.differences for outcome in found)
     print(f"{disturbed} runs failed for it, {equal} of {len(found)} outcomes equal to the undisturbed run")
     print(f"{polls.count:,} polls saw {len(polls.content)} releases, {len(polls.wrong)} contradictions")

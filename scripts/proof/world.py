@@ -81,6 +81,7 @@ class World:
 
     folder: Path
     database: Database
+    sources: tuple[str, ...] = SOURCES
 
     @property
     def landing(self) -> Path:
@@ -133,7 +134,7 @@ class World:
             create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
             connection.execute(create.format(sql.Identifier(name), sql.Identifier(self.database.name)))
         try:
-            yield World(folder, replace(self.database, name=name))
+            yield replace(self, folder=folder, database=replace(self.database, name=name))
         finally:
             with _server(self.database) as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

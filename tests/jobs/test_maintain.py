@@ -64,15 +64,13 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
     assert (idle.release_id, idle.documents) == (None, [])
     assert {table: lab.lake.version(table) for table in versions} == versions
     assert documents(lab)[f"member-{ANN}.json"].stat().st_ino == inode
-    again = maintain.maintain(lab.start(), load_sources(["members"]))
-    assert not [table for table in again.tables if table.is_worth_saying and not table.table.startswith("ops/")]
-
     # Release 1 is gone; release 2, which is older than Delta keeps versions by itself, is not.
     with pytest.raises(AssayError, match="version 0, which release 1 shows, is no longer there"):
         releases.rollback(lab.start(), load_sources(["members"]), lab.database, 1)
     releases.rollback(lab.start(), load_sources(["members"]), lab.database, 2)
     assert lab.query("SELECT age FROM gold.member") == [(41,)]
-    maintain.maintain(lab.start(), load_sources(["members"]))
+    again = maintain.maintain(lab.start(), load_sources(["members"]))
+    assert not [table for table in again.tables if table.is_worth_saying and not table.table.startswith("ops/")]
     assert lab.run("members").release_id is None
     assert '"age":41' in documents(lab)[f"member-{ANN}.json"].read_text().replace(" ", "")
 
