@@ -77,9 +77,9 @@ WITH intervals AS (
   SELECT 'all' AS scope, started_at, ended_at FROM clean
   UNION ALL SELECT counselor_name, started_at, ended_at FROM assignments),
 changes AS (
-  SELECT scope, at, sum(change) AS change FROM (
-    SELECT scope, started_at AS at, 1 AS change FROM intervals UNION ALL SELECT scope, ended_at, -1 FROM intervals)
+  SELECT scope, moment, sum(change) AS change FROM (
+    SELECT scope, started_at AS moment, 1 AS change FROM intervals UNION ALL SELECT scope, ended_at, -1 FROM intervals)
   GROUP BY ALL),
-running AS (SELECT scope, at, sum(change) OVER (PARTITION BY scope ORDER BY at) AS open_count FROM changes)
-SELECT scope, max(open_count) AS max_concurrent_cases, arg_max(at, (open_count, -epoch_us(at))) AS reached_at
+running AS (SELECT scope, moment, sum(change) OVER (PARTITION BY scope ORDER BY moment) AS open_count FROM changes)
+SELECT scope, max(open_count) AS max_concurrent_cases, arg_max(moment, (open_count, -epoch_us(moment))) AS reached_at
 FROM running GROUP BY ALL;
