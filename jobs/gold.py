@@ -197,11 +197,11 @@ def _write(
     referenced = {rule.needs[0] for rule in rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
     metrics = [F.count(F.lit(1)).alias("rows"), checksum(frame.columns).alias("hash")]
-    metrics += [gate.violations(rule).alias(f"rule:{rule.name}") for rule in rules]
+    metrics += [gate.violations(rule) for rule in rules]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *metrics).select(*frame.columns)
     version = run.lake.overwrite(watched, state.table_name)
     found = observed.get
-    results = [gate.RuleResult(str(silver), rule, found[f"rule:{rule.name}"], found["rows"]) for rule in rules]
+    results = gate.results(str(silver), rules, found)
     gate.enforce(results)
     counted = replace(state, delta_version=version, row_count=found["rows"], checksum=str(found["hash"] or 0))
     return counted, results

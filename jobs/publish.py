@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from jobs.bronze import bronze_table
 from jobs.engine import accounts, documents, exports, postgres
+from jobs.engine.accounts import Accounted
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import running as running_embedded
@@ -82,13 +83,12 @@ def reader_passwords(settings: Settings) -> dict[str, str]:
 
 def verify_accounts(run: Run, source: Source) -> None:
     """Raises AssayError if the rows of the source do not balance."""
-    for raw in source.raw:
-        if run.lake.exists(bronze_table(source, raw)):
-            accounts.verify(run.lake, run.ledger, (source.name, "bronze", raw), bronze_table(source, raw), None)
-    for table in source.parsed_tables:
-        if run.lake.exists(silver_table(source, table)):
-            target, held_back = silver_table(source, table), quarantine_table(source, table)
-            accounts.verify(run.lake, run.ledger, (source.name, "silver", table), target, held_back)
+    read = [Accounted("bronze", raw, bronze_table(source, raw)) for raw in source.raw]
+    refined = [
+        Accounted("silver", table, silver_table(source, table), quarantine_table(source, table))
+        for table in source.parsed_tables
+    ]
+    accounts.verify(run.lake, run.ledger, source.name, [t for t in (*read, *refined) if run.lake.exists(t.table)])
 
 
 def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import reduce
 
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from jobs.bronze import bronze_table, finished_batch, history, of_raw_table
@@ -132,9 +132,11 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
     if known is not None and scope.request:
         known = known.where(~scope.covers())
+    observed = Observation()
     checked = _to_stage(_evaluated(run, source, table, bronze, scope, known), declared)
-    with run.lake.staged(checked, f"{source.name}.{table}") as evaluated:
-        results = gate.count_violations(evaluated, table, declared.rules)
+    counted = checked.observe(observed, *gate.metrics(declared.rules))
+    with run.lake.staged(counted, f"{source.name}.{table}") as evaluated:
+        results = gate.results(table, declared.rules, observed.get)
         gate.enforce(results)
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
         duplicates = _duplicates(valid, declared.key, known).persist()

@@ -4,8 +4,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 said=$(mktemp)
-trap 'rm -f "$said"' EXIT
 .venv/bin/pytest -m "not spark" "$@" >"$said" 2>&1 &
+# In the background it does not hear Ctrl-C by itself.
+trap 'kill $! 2>/dev/null; rm -f "$said"' EXIT
 .venv/bin/pytest -m spark "$@"
 with_session=$?
 wait $!

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,25 +11,21 @@ from pyspark.sql import SparkSession
 from jobs.engine import embedded
 from jobs.engine.database import Database
 from jobs.engine.session import start_session
+from scripts.proof.world import FOR_FEW_ROWS, new_database
 from scripts.samples import contacts, credits, interactions, members, signups
 from tests.lab import Lab
 
 # A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
 # command line and spark-submit run in other tests has the settings of conf/spark-defaults.conf.
 FAST_FOR_FEW_ROWS = {
+    **FOR_FEW_ROWS,
     # With 2g, a session that lives through the whole suite spends most of its time collecting garbage in the end.
     "spark.driver.memory": "5g",
     "spark.sql.ui.retainedExecutions": "5",
     "spark.ui.retainedJobs": "20",
     "spark.ui.retainedStages": "20",
     "spark.ui.retainedTasks": "200",
-    "spark.sql.shuffle.partitions": "1",
-    "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.databricks.delta.stats.skipping": "false",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 
 
@@ -59,12 +54,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 @pytest.fixture
 def database(postgres: Database) -> Iterator[Database]:
     """A fresh database on that server."""
-    name = f"test_{uuid.uuid4().hex[:8]}"
+    new = new_database(postgres, f"test_{uuid.uuid4().hex[:8]}")
+    yield new
     with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    yield replace(postgres, name=name)
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        connection.execute(f'DROP DATABASE "{new.name}" WITH (FORCE)')
 
 
 @pytest.fixture
@@ -76,9 +69,7 @@ def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Lab:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
     """All sources on small samples, published; for tests that only look."""
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE sample")
-    lab = Lab(tmp_path_factory.mktemp("sample"), spark, replace(postgres, name="sample"))
+    lab = Lab(tmp_path_factory.mktemp("sample"), spark, new_database(postgres, "sample"))
     for source in (contacts, credits, interactions, members, signups):
         source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
     lab.run()

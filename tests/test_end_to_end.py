@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import json
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -12,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
+from scripts.proof.world import new_database
 from scripts.samples.contacts import write as write_contacts
 from tests.lab import Lab
 
@@ -53,6 +53,10 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab:
     assert (line_.rows_in, line_.written, line_.quarantined, line_.dedup, line_.superseded) == (5, 2, 2, 1, 0)
     assert lab.account("bronze") == {"contacts/a.jsonl": (5, 5, 0, 0, 0)}
     assert lab.account("silver") == {"contacts/a.jsonl": (5, 2, 2, 1, 0)}
+    assert lab.query(
+        "SELECT layer, rows_read, rows_written, rows_quarantined, rows_deduplicated, rows_superseded "
+        "FROM ops.row_accounts ORDER BY layer"
+    ) == [("bronze", 5, 5, 0, 0, 0), ("silver", 5, 2, 2, 1, 0)]
     assert contacts_in(lab) == 2
     assert lab.query("SELECT counselor_name FROM gold.counselors") == [("Yan Delacroix",)]
     csv = (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()
@@ -134,9 +138,7 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
     """A lab in which one contact is published; for tests that only look."""
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE published")
-    lab = Lab(tmp_path_factory.mktemp("published"), spark, replace(postgres, name="published"))
+    lab = Lab(tmp_path_factory.mktemp("published"), spark, new_database(postgres, "published"))
     lab.land("contacts/a.jsonl", lines(1))
     lab.run("contacts")
     return lab

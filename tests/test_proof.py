@@ -6,14 +6,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from pyspark.sql import SparkSession
-from rich.console import Console
 
-from jobs import releases
 from jobs.engine import embedded
-from jobs.engine.context import start_run
 from jobs.engine.database import Database
 from jobs.engine.sources import load_sources
-from scripts.proof.crash import Bench, finish
+from scripts.proof.crash import Bench, finish, roll_back
 from scripts.proof.dirt import feed
 from scripts.proof.outages import KB, fill_disk, may_mount, stop_postgres_at
 from scripts.proof.polls import Polls, look, polling
@@ -59,8 +56,7 @@ def test_a_reader_sees_one_release_or_the_other(bench: Bench) -> None:
         finish(world)
         with polling(world.database) as polls:
             for to in (1, 2, 1, 2):
-                run = start_run(world.settings(), Console(quiet=True), quiet=True)
-                assert releases.rollback(run, load_sources(["members"]), world.database, to).release_id
+                assert roll_back(world, to).release_id
         assert polls.wrong == []
         assert len(polls.content) >= 4
         assert polls.count > 4

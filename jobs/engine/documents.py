@@ -11,6 +11,7 @@ from pathlib import Path
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
 
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
@@ -45,44 +46,49 @@ def write(lake: Lakehouse, table: str, version: int, document: Document, output:
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     rows = lake.read(table, version)
-    changed, gone = rows, rows.limit(0)
+    counts = None
     if written[:1] == [identity]:
-        changed, gone = _difference(rows, lake.read(table, int(written[1])), document.key) or (changed, gone)
-    counts = changed.count(), gone.count()
-    changed.select(document.key, "document").foreachPartition(partial(_write_all, folder=folder, document=document))
-    gone.select(document.key).foreachPartition(partial(_remove_all, folder=folder, document=document))
+        # The older version may be gone, or damaged: what is needed is in this one.
+        with suppress(PySparkException, Py4JJavaError):
+            counts = _bring(_difference(rows, lake.read(table, int(written[1])), document.key), folder, document)
+    counts = counts or _bring(rows.select(document.key, "document"), folder, document)
     _replace(mark, f"{identity} {version}")
     return counts
 
 
-def _difference(new: DataFrame, old: DataFrame, key: str) -> tuple[DataFrame, DataFrame] | None:
-    """The rows that are new or differ, the old ones whose key is gone; None if the old are not kept."""
-    changed = new.join(old, [key, "document"], "left_anti").persist()
-    try:
-        changed.count()
-    except (PySparkException, Py4JJavaError):
-        changed.unpersist()
-        return None
-    return changed, old.join(new, key, "left_anti")
+def _difference(new: DataFrame, old: DataFrame, key: str) -> DataFrame:
+    """One row per key whose document is new, differs, or is gone: `document` is NULL then."""
+    before = old.select(key, F.col("document").alias("before"))
+    is_other = ~F.col("document").eqNullSafe(F.col("before"))
+    return new.select(key, "document").join(before, key, "full").where(is_other).select(key, "document")
+
+
+def _bring(rows: DataFrame, folder: Path, document: Document) -> tuple[int, int]:
+    """Writes the documents, and removes those that are NULL; how many there were of either."""
+    counts = rows.rdd.mapPartitions(partial(_bring_all, folder=folder, document=document)).collect()
+    return sum(written for written, _ in counts), sum(removed for _, removed in counts)
 
 
 # On the executors
 
 
-def _write_all(rows: Iterable[Row], folder: Path, document: Document) -> None:
+def _bring_all(rows: Iterable[Row], folder: Path, document: Document) -> list[tuple[int, int]]:
+    written = removed = 0
     for row in rows:
         file = _file(row, folder, document)
+        if row["document"] is None:
+            file.unlink(missing_ok=True)
+            removed += 1
+            continue
+        written += 1
         with suppress(FileNotFoundError):
             if file.read_text(encoding="utf-8") == row["document"]:
                 continue
         _replace(file, row["document"])
     # Once, and not for each file: what the hidden file is to say must be on the disk before it is written.
-    os.sync()
-
-
-def _remove_all(rows: Iterable[Row], folder: Path, document: Document) -> None:
-    for row in rows:
-        _file(row, folder, document).unlink(missing_ok=True)
+    if written or removed:
+        os.sync()
+    return [(written, removed)]
 
 
 def _file(row: Row, folder: Path, document: Document) -> Path:

@@ -9,9 +9,7 @@ from urllib.parse import unquote
 from jobs.engine.errors import AssayError
 
 _READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
-_LOG_PROBLEM = re.compile(
-    r"\[(DELTA_(?:VERSIONS_NOT_CONTIGUOUS|TRUNCATED_TRANSACTION_LOG|STATE_RECOVER_ERROR)[A-Z_.]*)\]"
-)
+_LOG_GAP = re.compile(r"\[(DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_TRUNCATED_TRANSACTION_LOG)[.\w]*\]")
 _CAUSE = re.compile(r"^Caused by: ([\w.$]+)", re.MULTILINE)
 _NO_SPACE = "No space left on device"
 # What a text says, and how a person would.
@@ -22,7 +20,7 @@ _KINDS = {
     "MALFORMED_RECORD": "it is not whole lines of JSON",
 }
 _WAY_OUT = (
-    "nothing was published; restore the file from a backup; or, if its table is below gold/, remove the table's "
+    "no release is half made; restore the file from a backup; or, if its table is below gold/, remove the table's "
     "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE)"
 )
 
@@ -33,7 +31,7 @@ def explained(error: BaseException) -> AssayError | None:
     if _NO_SPACE in text:
         return AssayError(
             "no space is left on the device of the lakehouse, of the temporary files or of the output",
-            "nothing was published; make room (assay maintain removes what no kept release needs), then run again: "
+            "no release is half made; make room (assay maintain removes what no kept release needs), then run again: "
             "it goes on where this one stopped",
         )
     if found := _READING.search(text):
@@ -44,7 +42,7 @@ def explained(error: BaseException) -> AssayError | None:
 
 def log_problem(table: str, error: BaseException) -> AssayError | None:
     """The error as one about the Delta log of a table, if it is."""
-    found = _LOG_PROBLEM.search(str(error))
+    found = _LOG_GAP.search(str(error))
     if found is None:
         return None
     return AssayError(

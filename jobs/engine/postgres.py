@@ -122,7 +122,7 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
         raise AssayError(
             f"Postgres at {address}, database {database.name}, stopped or failed while it was used "
             f"({type(error).__name__ if isinstance(error, psycopg.Error) else 'over JDBC'})",
-            "what is published stays as it was before; see the server's log, then run again",
+            "the release is there whole or not at all (assay releases); see the server's log, then run again",
         ) from error
 
 

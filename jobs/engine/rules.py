@@ -83,22 +83,25 @@ def reasons(rules: Sequence[Rule]) -> Column:
     return F.filter(F.array(*texts), lambda text: F.array_contains(VIOLATIONS, text["rule"]))
 
 
-def count_violations(evaluated: DataFrame, table: str, rules: Sequence[Rule]) -> list[RuleResult]:
-    """How many rows violate each rule, in one pass; of a `warn` rule, only rows that are kept."""
+def metrics(rules: Sequence[Rule]) -> list[Column]:
+    """Aggregates over evaluated rows: how many there are, and violate each rule; of a `warn` rule, only kept rows."""
     is_kept = F.size(VIOLATIONS) == 0
-    counts = []
+    counts = [F.count(F.lit(1)).alias("rows")]
     for rule in rules:
         found = F.array_contains("warnings", rule.name) & is_kept
         found = found if rule.action == "warn" else F.array_contains(VIOLATIONS, rule.name)
-        counts.append(F.count_if(found).alias(rule.name))
-    row = evaluated.agg(F.count("*").alias("_rows"), *counts).first()
-    assert row is not None
-    return [RuleResult(table, rule, row[rule.name], row["_rows"]) for rule in rules]
+        counts.append(F.count_if(found).alias(f"rule:{rule.name}"))
+    return counts
+
+
+def results(table: str, rules: Sequence[Rule], found: Mapping[str, int]) -> list[RuleResult]:
+    """What `metrics`, or `rows` and `violations` of each rule, came to."""
+    return [RuleResult(table, rule, found[f"rule:{rule.name}"], found["rows"]) for rule in rules]
 
 
 def violations(rule: Rule) -> Column:
     """How many rows violate a rule, as an aggregate."""
-    return F.count_if(~F.coalesce(F.expr(rule.condition), F.lit(False)))
+    return F.count_if(~F.coalesce(F.expr(rule.condition), F.lit(False))).alias(f"rule:{rule.name}")
 
 
 def enforce(results: Sequence[RuleResult]) -> None:

@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from rich.console import Console
 from jobs import releases
 from jobs.engine import embedded
 from jobs.engine.context import Run, start_run
+from jobs.engine.database import Database
 from jobs.engine.session import PROJECT, start_session
 from jobs.engine.sources import load_sources
+from jobs.releases import Rollback
 from jobs.run import run_sources
 from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, differences, first_delivery, new_database, second_delivery
 
@@ -49,7 +51,7 @@ class Deed:
     """What is disturbed: an `assay` command in a process of its own, and the same done in this one, which is warm."""
 
     arguments: Callable[[World], list[str]]
-    do: Callable[[World], None]
+    do: Callable[[World], object]
 
 
 def finish(world: World) -> None:
@@ -57,8 +59,8 @@ def finish(world: World) -> None:
     run_sources(_started(world), load_sources(list(world.sources)), "bronze", "publish")
 
 
-def roll_back(world: World, to: int = 1) -> None:
-    releases.rollback(_started(world), load_sources(), world.database, to)
+def roll_back(world: World, to: int = 1) -> Rollback:
+    return releases.rollback(_started(world), load_sources(), world.database, to)
 
 
 def _started(world: World) -> Run:
@@ -145,6 +147,32 @@ def outcomes(bench: Bench, every: int, chain: int, at_random: int, seed: int) ->
         yield bench.kill_after(chance.uniform(0.2, 1.0) * seconds)
 
 
+@contextmanager
+def ground() -> Iterator[tuple[Path, SparkSession, Database]]:
+    """What a proof stands on: a folder that goes afterwards, a session, a Postgres in the folder's `postgres`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
+        try:
+            yield folder, spark, embedded.start(folder / "postgres")
+        finally:
+            embedded.stop(folder / "postgres")
+            spark.stop()
+
+
+def shown(outcomes: Iterable[Outcome]) -> tuple[str, bool]:
+    """Prints each outcome as it comes; then how many there were, and whether all are equal to the undisturbed one."""
+    found = []
+    for outcome in outcomes:
+        found.append(outcome)
+        print(f"disturbed {outcome.disturbances} times  {outcome.what}", flush=True)
+        for line in outcome.differences:
+            print(f"        DIFFERS  {line}", flush=True)
+    disturbances, equal = sum(o.disturbances for o in found), sum(not o.differences for o in found)
+    said = f"{disturbances} disturbances, {equal} of {len(found)} outcomes equal to the undisturbed one"
+    return said, equal == len(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="kill at every so many steps (1)")
@@ -153,27 +181,17 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
-        database = embedded.start(folder / "postgres")
-        try:
-            found = []
-            for name, deed in (("run", RUN), ("rollback", ROLLBACK)):
-                world = World(folder / name, new_database(database, name), tuple(given.source))
-                bench = Bench(folder, spark, world, deed)
-                for outcome in outcomes(bench, given.every, given.chain, given.random, given.seed):
-                    found.append(outcome)
-                    print(f"{outcome.disturbances} killed  {outcome.what}", flush=True)
-                    for line in outcome.differences:
-                        print(f"        DIFFERS  {line}", flush=True)
-        finally:
-            embedded.stop(folder / "postgres")
-            spark.stop()
-    killed = sum(outcome.disturbances for outcome in found)
-    equal = sum(not outcome.differences for outcome in found)
-    print(f"{killed} kills, {equal} of {len(found)} outcomes equal to the undisturbed one", flush=True)
-    sys.exit(0 if equal == len(found) else 1)
+
+    def kills() -> Iterator[Outcome]:
+        for name, deed in (("run", RUN), ("rollback", ROLLBACK)):
+            world = World(folder / name, new_database(database, name), tuple(given.source))
+            bench = Bench(folder, spark, world, deed)
+            yield from outcomes(bench, given.every, given.chain, given.random, given.seed)
+
+    with ground() as (folder, spark, database):
+        said, is_equal = shown(kills())
+    print(said, flush=True)
+    sys.exit(0 if is_equal else 1)
 
 
 if __name__ == "__main__":

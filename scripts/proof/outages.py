@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +22,10 @@ from pyspark.errors import PySparkException
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
-from jobs.engine.session import start_session
-from scripts.proof.crash import Bench, Outcome, finish
+from scripts.proof.crash import Bench, Outcome, finish, ground, shown
 from scripts.proof.polls import Polls, polling
 from scripts.proof.steps import watched
-from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, entry, land, person, with_header
+from scripts.proof.world import SOURCES, World, entry, land, person, with_header
 
 KB = 1 << 10
 
@@ -123,30 +121,15 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=SOURCES, help=f"of {', '.join(SOURCES)} (both)")
     parser.add_argument("--releases", type=int, default=10, help="made while a reader polls (10)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        server = folder / "postgres"
-        spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
-        database = embedded.start(server)
-        try:
-            bench = Bench(folder, spark, World(folder / "base", database, tuple(given.source)))
-            found = []
-            for outcome in outcomes(bench, server, given.every):
-                found.append(outcome)
-                print(f"{'failed' if outcome.disturbances else 'passed'}  {outcome.what}", flush=True)
-                for line in outcome.differences:
-                    print(f"        DIFFERS  {line}", flush=True)
-            polls = poll_while_releasing(bench, given.releases)
-        finally:
-            embedded.stop(server)
-            spark.stop()
-    disturbed = sum(outcome.disturbances for outcome in found)
-    equal = sum(not outcome.differences for outcome in found)
-    print(f"{disturbed} runs failed for it, {equal} of {len(found)} outcomes equal to the undisturbed run")
+    with ground() as (folder, spark, database):
+        bench = Bench(folder, spark, World(folder / "base", database, tuple(given.source)))
+        said, is_equal = shown(outcomes(bench, folder / "postgres", given.every))
+        polls = poll_while_releasing(bench, given.releases)
+    print(said)
     print(f"{polls.count:,} polls saw {len(polls.content)} releases, {len(polls.wrong)} contradictions")
     for line in polls.wrong[:10]:
         print(f"        {line}")
-    sys.exit(0 if equal == len(found) and not polls.wrong else 1)
+    sys.exit(0 if is_equal and not polls.wrong else 1)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from pyspark.sql.readwriter import DataFrameWriter
 
 from jobs.engine import documents, exports, postgres
 
-PUBLISHING = "in the transaction"
-
 
 @contextmanager
 def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
@@ -24,8 +22,8 @@ def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
         (DataFrameWriter, "parquet", lambda *a: f"write {table(*a)}"),
         (postgres, "create_staging", lambda _, item: f"create staging {item.full_name}"),
         (postgres, "load_staging", lambda _frame, _database, item: f"load staging {item.full_name}"),
-        (postgres, "release", lambda *_: f"release, {PUBLISHING}"),
-        (postgres, "copy_new", lambda _, target, *__: f"copy {target}, {PUBLISHING}"),
+        (postgres, "release", lambda *_: "release, in the transaction"),
+        (postgres, "copy_new", lambda _, target, *__: f"copy {target}, in the transaction"),
         (postgres, "drop_staging", lambda *_: "drop staging, after the transaction"),
         (documents, "write", lambda _lake, name, *_: f"documents {name}"),
         (exports, "write", lambda _frame, _folder, export, *_: f"export {export.file}"),

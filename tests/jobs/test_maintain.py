@@ -70,7 +70,11 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
     releases.rollback(lab.start(), load_sources(["members"]), lab.database, 2)
     assert lab.query("SELECT age FROM gold.member") == [(41,)]
     again = maintain.maintain(lab.start(), load_sources(["members"]))
-    assert not [table for table in again.tables if table.is_worth_saying and not table.table.startswith("ops/")]
+    # The other table is the same in both, so that its older version is no longer needed.
+    removed = {table.table: table.files_removed for table in again.tables if table.is_worth_saying}
+    assert {table: files for table, files in removed.items() if not table.startswith("ops/")} == {
+        "gold/members/engagement_segments": 1
+    }
     assert lab.run("members").release_id is None
     assert '"age":41' in documents(lab)[f"member-{ANN}.json"].read_text().replace(" ", "")
 

@@ -41,7 +41,9 @@ def test_reasons_have_the_rules_text(spark: SparkSession) -> None:
 
 def test_violations_are_counted_per_rule(spark: SparkSession) -> None:
     evaluated = rules.evaluate(spark.createDataFrame([(2,), (-1,), (7,), (8,)], "n INT"), [POSITIVE, EVEN, SMALL])
-    results = rules.count_violations(evaluated, "t", [POSITIVE, EVEN, SMALL])
+    found = evaluated.agg(*rules.metrics([POSITIVE, EVEN, SMALL])).first()
+    assert found is not None
+    results = rules.results("t", [POSITIVE, EVEN, SMALL], found.asDict())
     assert [(result.rule.name, result.violations, result.rows) for result in results] == [
         ("positive", 1, 4), ("even", 2, 4), ("small", 1, 4),
     ]  # fmt: skip
