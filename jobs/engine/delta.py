@@ -75,7 +75,9 @@ class Lakehouse:
         columns it names and need not plan the whole computation again.
         """
         path = self.path(f"ops/scratch/{name}")
-        frame.write.mode("overwrite").option("compression", "lz4").parquet(path)
+        # Read once or twice: what makes files smaller, but writing slower, does not pay.
+        fast = {"compression": "lz4", "parquet.enable.dictionary": "false"}
+        frame.write.mode("overwrite").options(**fast).parquet(path)
         try:
             yield self.spark.read.schema(frame.schema).parquet(path)
         finally:
