@@ -69,6 +69,7 @@ def _started(world: World) -> Run:
 
 RUN = Deed(lambda world: ["run", *[word for source in world.sources for word in ("-s", source)]], finish)
 ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back)
+DEEDS = {"run": RUN, "rollback": ROLLBACK}
 
 
 class Bench:
@@ -95,7 +96,7 @@ class Bench:
 
     def steps(self) -> tuple[list[str], float]:
         """The steps of an undisturbed run in a process of its own, and how many seconds it takes."""
-        steps, began = self.folder / "steps", time.monotonic()
+        steps, began = self.folder / f"steps-{uuid.uuid4().hex[:8]}", time.monotonic()
         with self.world() as world:
             self._start(world, "none", {"PROOF_STEPS": str(steps)}).wait(_TIME_LIMIT)
         seconds = time.monotonic() - began
@@ -180,12 +181,13 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=SOURCES, help=f"of {', '.join(SOURCES)} (both)")
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
+    parser.add_argument("--of", nargs="+", choices=DEEDS, default=list(DEEDS), help="run, rollback (both)")
     given = parser.parse_args()
 
     def kills() -> Iterator[Outcome]:
-        for name, deed in (("run", RUN), ("rollback", ROLLBACK)):
+        for name in given.of:
             world = World(folder / name, new_database(database, name), tuple(given.source))
-            bench = Bench(folder, spark, world, deed)
+            bench = Bench(folder, spark, world, DEEDS[name])
             yield from outcomes(bench, given.every, given.chain, given.random, given.seed)
 
     with ground() as (folder, spark, database):
