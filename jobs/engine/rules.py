@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from operator import or_
+from operator import and_, or_
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
@@ -156,8 +156,14 @@ def _check_columns(place: str, rule: Rule, parsed: DataFrame, tables: Mapping[st
 
 
 def _violated(rules: Sequence[Rule]) -> Column:
-    names = [F.when(~F.coalesce(F.expr(rule.condition), F.lit(False)), F.lit(rule.name)) for rule in rules]
-    return F.array_compact(F.array(*names)).cast("array<string>")
+    """The names of the rules that a row violates, ARRAY<STRING>."""
+    passes = [F.coalesce(F.expr(rule.condition), F.lit(False)) for rule in rules]
+    names = [F.when(~is_passed, F.lit(rule.name)) for is_passed, rule in zip(passes, rules, strict=True)]
+    # Nearly every row passes all: only for the others is it worth while to make a list.
+    none = F.array().cast("array<string>")
+    return F.when(reduce(and_, passes, F.lit(True)), none).otherwise(
+        F.array_compact(F.array(*names)).cast("array<string>")
+    )
 
 
 def _finding(error: AnalysisException, columns: list[str]) -> str:
