@@ -264,9 +264,7 @@ def _texts(raw: DataFrame) -> DataFrame:
 def _contact_id(record: str) -> Column:
     """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text."""
     values = [F.col(f"{record}.{field}") for field in FIELDS]
-    measured: list[Column] = []
-    for value in values:
-        measured += [F.coalesce(F.concat(F.octet_length(value), F.lit(":")), F.lit("-")), F.coalesce(value, F.lit(""))]
+    measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
     return F.left(F.sha2(F.concat(*measured), 256), F.lit(32))
 
 

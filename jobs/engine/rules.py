@@ -101,7 +101,7 @@ def results(table: str, rules: Sequence[Rule], found: Mapping[str, int]) -> list
 
 def violations(rule: Rule) -> Column:
     """How many rows violate a rule, as an aggregate."""
-    return F.count_if(~F.coalesce(F.expr(rule.condition), F.lit(False))).alias(f"rule:{rule.name}")
+    return F.count_if(~_passes(rule)).alias(f"rule:{rule.name}")
 
 
 def enforce(results: Sequence[RuleResult]) -> None:
@@ -157,13 +157,15 @@ def _check_columns(place: str, rule: Rule, parsed: DataFrame, tables: Mapping[st
 
 def _violated(rules: Sequence[Rule]) -> Column:
     """The names of the rules that a row violates, ARRAY<STRING>."""
-    passes = [F.coalesce(F.expr(rule.condition), F.lit(False)) for rule in rules]
-    names = [F.when(~is_passed, F.lit(rule.name)) for is_passed, rule in zip(passes, rules, strict=True)]
+    names = F.array_compact(F.array(*[F.when(~_passes(rule), F.lit(rule.name)) for rule in rules]))
     # Nearly every row passes all: only for the others is it worth while to make a list.
-    none = F.array().cast("array<string>")
-    return F.when(reduce(and_, passes, F.lit(True)), none).otherwise(
-        F.array_compact(F.array(*names)).cast("array<string>")
-    )
+    passes_all = reduce(and_, [_passes(rule) for rule in rules], F.lit(True))
+    return F.when(passes_all, F.array().cast("array<string>")).otherwise(names.cast("array<string>"))
+
+
+def _passes(rule: Rule) -> Column:
+    """Whether a row passes a rule: one that cannot tell, NULL, does not pass it."""
+    return F.coalesce(F.expr(rule.condition), F.lit(False))
 
 
 def _finding(error: AnalysisException, columns: list[str]) -> str:
