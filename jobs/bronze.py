@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -19,6 +19,7 @@ from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.landing import LandingFile, Unreadable, content_hashes, list_files
+from jobs.engine.ledger import RowAccount
 from jobs.engine.readers import failed_file, parent, read_lines
 from jobs.engine.sources import RawTable, Source
 
@@ -53,7 +54,10 @@ def bronze_writer(source: Source) -> str:
 
 def finished_batch(run: Run, source: Source) -> int:
     """The newest batch of files that bronze has read to its end; a crash may have left a later one unfinished."""
-    return run.ledger.accounted_through(bronze_writer(source))
+    decided = run.ledger.history(source.name)
+    newest = decided.newest_planned
+    has_rows = any(event.status != "rejected" for event in decided.batch(newest))
+    return decided.planned_before(newest) if has_rows and not _is_accounted(run, source, newest) else newest
 
 
 def history(run: Run, source: Source, raw: str) -> History:
@@ -130,18 +134,18 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
 
 def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
-    writer = bronze_writer(source)
     files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
     if unread := unread_tables(run, source, files, batch_id):
         report.events += _append(run, source, batch_id, unread, files, report)
-    if not run.ledger.is_accounted(writer, batch_id):
-        parts = [_accounts(run, source, raw, batch_id) for raw in source.raw]
-        accounts = reduce(DataFrame.unionByName, parts)
-        run.ledger.record_accounts(accounts, writer, batch_id)
-        totals = accounts.agg(F.sum("rows_read"), F.sum("rows_deduplicated")).first()
-        assert totals is not None
-        report.rows_read += totals[0] or 0
-        report.rows_deduplicated += totals[1] or 0
+    if not _is_accounted(run, source, batch_id):
+        accounts = _accounts(run, source, batch_id)
+        run.ledger.record_accounts(accounts)
+        report.rows_read += sum(account.rows_read for account in accounts)
+        report.rows_deduplicated += sum(account.rows_deduplicated for account in accounts)
+
+
+def _is_accounted(run: Run, source: Source, batch_id: int) -> bool:
+    return any(run.ledger.is_accounted(source.name, "bronze", raw, batch_id) for raw in source.raw)
 
 
 def _append(
@@ -257,40 +261,42 @@ def _stamped(run: Run, rows: DataFrame, batch_id: int) -> DataFrame:
     )
 
 
-def _accounts(run: Run, source: Source, raw: str, batch_id: int) -> DataFrame:
-    """One row per file of the batch. A content that was read before counts as deduplicated, row by row.
+def _accounts(run: Run, source: Source, batch_id: int) -> list[RowAccount]:
+    """One per raw table and file of the batch. A content that was read before counts as deduplicated, row by row.
 
-    A file that was set aside has a row only if its rows were written before that.
+    A file that was set aside has one only if its rows were written before that.
     """
-    decided = history(run, source, raw)
-    origin = {event.content_hash: event for event in decided.loaded()}
-    deliveries = []
-    for event in decided.batch(batch_id):
-        read_as = origin.get(event.content_hash, event) if event.status == "known" else event
-        deliveries.append((event.source_file, event.status, read_as.batch_id, read_as.source_file))
-    schema = "source_file STRING, status STRING, _batch_id BIGINT, _source_file STRING"
-    delivered = run.spark.createDataFrame(deliveries, schema)
-    batches = sorted({delivery[2] for delivery in deliveries})
-    if run.lake.exists(bronze_table(source, raw)):
-        rows = run.lake.read(bronze_table(source, raw)).where(F.col("_batch_id").isin(batches))
-        counts = rows.groupBy("_batch_id", "_source_file").agg(F.count("*").alias("n"))
-    else:
-        counts = run.spark.createDataFrame([], "_batch_id BIGINT, _source_file STRING, n BIGINT")
-    n, zero = F.coalesce("n", F.lit(0)), F.lit(0).cast("bigint")
-    is_known = F.col("status") == "known"
-    counted = delivered.join(counts, ["_batch_id", "_source_file"], "left")
-    return counted.where("status != 'rejected' or n > 0").select(
-        F.lit(source.name).alias("source"),
-        F.lit("bronze").alias("layer"),
-        F.lit(raw).alias("table_name"),
-        "source_file",
-        n.alias("rows_read"),
-        F.when(is_known, zero).when(~is_known, n).alias("rows_written"),
-        zero.alias("rows_quarantined"),
-        F.when(is_known, n).when(~is_known, zero).alias("rows_deduplicated"),
-        zero.alias("rows_superseded"),
-        F.lit(batch_id).cast("bigint").alias("batch_id"),
-    )
+    delivered = []
+    for raw in source.raw:
+        decided = history(run, source, raw)
+        origin = {event.content_hash: event for event in decided.loaded()}
+        for event in decided.batch(batch_id):
+            read_as = origin.get(event.content_hash, event) if event.status == "known" else event
+            delivered.append((raw, event, (raw, read_as.batch_id, read_as.source_file)))
+    counts = _counts(run, source, {batch for _, _, (_, batch, _) in delivered})
+    accounts = []
+    for raw, event, content in delivered:
+        rows = counts.get(content, 0)
+        if rows or event.status != "rejected":
+            written, known = (0, rows) if event.status == "known" else (rows, 0)
+            fates = rows, written, 0, known, 0
+            accounts.append(RowAccount(source.name, "bronze", raw, event.source_file, *fates, batch_id))
+    return accounts
+
+
+def _counts(run: Run, source: Source, batches: Collection[int]) -> dict[tuple[str, int, str], int]:
+    """How many rows each raw table has of each delivery of some batches, as (table, batch, file)."""
+    parts = [
+        run.lake.read(bronze_table(source, raw))
+        .where(F.col("_batch_id").isin(*batches))
+        .select(F.lit(raw).alias("raw"), "_batch_id", "_source_file")
+        for raw in source.raw
+        if batches and run.lake.exists(bronze_table(source, raw))
+    ]
+    if not parts:
+        return {}
+    found = reduce(DataFrame.unionByName, parts).groupBy("raw", "_batch_id", "_source_file").count().collect()
+    return {(raw, batch, file): rows for raw, batch, file, rows in found}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary)
             run.ledger.record_rule_results(source.name, [*(made.rules if made else []), *derived.rules])
             step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
             if "publish" not in layers and (made or derived.refreshed or read.events):
-                publish.verify_accounts(run, source)
+                publish.verify_accounts(run, [source])
     if "gold" in layers:
         with run.steps.step(source.name, "gold") as step:
             refreshed = gold.refine(run, source)

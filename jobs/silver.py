@@ -17,6 +17,7 @@ from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.ledger import RowAccount
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
@@ -141,17 +142,19 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
         duplicates = _duplicates(valid, declared.key, known).persist()
         ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw)).persist()
-        accounts = _accounts(source, table, bronze, evaluated, ranked, scope).persist()
+        accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect.
         already = run.lake.written_through(quarantine, writer) if _is_append(scope) else 0
         quarantined = _quarantined(held_back.where(F.col("_batch_id") > already), declared)
         _write(run, quarantined, quarantine, writer, scope)
-        run.ledger.record_accounts(_news(run, accounts, scope, writer), writer, scope.through)
-        _write(run, _without_duplicates(valid, duplicates, ranked, declared.key), target, writer, scope)
+        run.ledger.record_accounts(_news(run, source, table, accounts))
         report = _report(accounts, results)
-        for frame in (accounts, ranked, duplicates):
+        has_duplicates = report.rows_deduplicated + report.rows_superseded > 0
+        kept = _without_duplicates(valid, duplicates, ranked, declared.key) if has_duplicates else _columns(valid)
+        _write(run, kept, target, writer, scope)
+        for frame in (ranked, duplicates):
             frame.unpersist()
         return report
 
@@ -262,11 +265,13 @@ def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
     return held_back.select(*_QUARANTINED, *raw, gate.reasons(declared.rules).alias("reasons"))
 
 
-def _news(run: Run, accounts: DataFrame, scope: Scope, writer: str) -> DataFrame:
+def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> list[RowAccount]:
     """The accounts that are not recorded yet, or have changed by a rebuild."""
-    if _is_append(scope):
-        return accounts.where(F.col("batch_id") > run.ledger.accounted_through(writer))
-    return accounts.join(run.ledger.accounts(), accounts.columns, "left_anti")
+    batches = {account.batch_id for account in accounts}
+    if not any(run.ledger.is_accounted(source.name, "silver", table, batch) for batch in batches):
+        return accounts
+    recorded = run.ledger.accounts_of(source.name, "silver", table)
+    return [account for account in accounts if account not in recorded]
 
 
 def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
@@ -348,49 +353,38 @@ def _columns(rows: DataFrame) -> DataFrame:
 
 def _accounts(
     source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: Scope
-) -> DataFrame:
-    """One row per batch and file: what became of each bronze row.
+) -> list[RowAccount]:
+    """One per batch and file: what became of each bronze row.
 
     Read, checked and dropped rows are counted apart: a transform that loses or multiplies rows does not balance.
     """
-    dead = _dead(bronze, scope).select(*LINEAGE, F.lit(True).alias("is_dead"))
-    counted = (
-        _counts(bronze.join(F.broadcast(dead), list(LINEAGE), "left"), read="true", dead="is_dead")
-        .unionByName(_counts(evaluated, valid=_IS_VALID, quarantined=_IS_BAD), True)
-        .unionByName(_counts(ranked, dropped="not _keep"), True)
-        .groupBy(*LINEAGE)
-        .agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _COUNTED])
-    )
+    read = bronze.select(*LINEAGE, F.lit(1).alias("read"))
+    if scope.dead:
+        read = read.join(F.broadcast(_dead(bronze, scope).withColumn("dead", F.lit(1))), list(LINEAGE), "left")
+    checked = evaluated.select(*LINEAGE, _one_if(_IS_VALID).alias("valid"), _one_if(_IS_BAD).alias("quarantined"))
+    ranks = ranked.select(*LINEAGE, _one_if("not _keep").alias("dropped"), F.lit(None).cast("int").alias("dead"))
+    # One aggregation over a union, not one over each: every shuffle costs a small run as much as its rows do.
+    counted = read.unionByName(checked, True).unionByName(ranks, True).groupBy(*LINEAGE)
+    sums = counted.agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _COUNTED])
     is_superseding = source.tables[table].keep == "newest"
-    superseded, deduplicated = ("dead + dropped", "0L") if is_superseding else ("dead", "dropped")
-    return counted.select(
-        F.lit(source.name).alias("source"),
-        F.lit("silver").alias("layer"),
-        F.lit(table).alias("table_name"),
-        F.col("_source_file").alias("source_file"),
-        F.col("read").alias("rows_read"),
-        F.expr("valid - dropped").alias("rows_written"),
-        F.col("quarantined").alias("rows_quarantined"),
-        F.expr(deduplicated).alias("rows_deduplicated"),
-        F.expr(superseded).alias("rows_superseded"),
-        F.col("_batch_id").alias("batch_id"),
-    )
+    accounts = []
+    for file, batch, rows, not_live, valid, quarantined, dropped in sums.collect():
+        deduplicated, superseded = (0, not_live + dropped) if is_superseding else (dropped, not_live)
+        fates = rows, valid - dropped, quarantined, deduplicated, superseded
+        accounts.append(RowAccount(source.name, "silver", table, file, *fates, batch))
+    return accounts
 
 
 _COUNTED = ("read", "dead", "valid", "quarantined", "dropped")
 
 
-def _counts(rows: DataFrame, **conditions: str) -> DataFrame:
-    """One row per delivery: how many of its rows meet each condition (Spark SQL)."""
-    counts = [F.count_if(F.expr(condition)).alias(name) for name, condition in conditions.items()]
-    return rows.groupBy(*LINEAGE).agg(*counts)
+def _one_if(condition: str) -> Column:
+    return F.expr(condition).cast("int")
 
 
-def _report(accounts: DataFrame, results: list[gate.RuleResult]) -> SilverReport:
-    names = ["rows_read", "rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded"]
-    totals = accounts.agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in names]).first()
-    assert totals is not None
-    return SilverReport(**totals.asDict(), rules=results)
+def _report(accounts: list[RowAccount], results: list[gate.RuleResult]) -> SilverReport:
+    names = ("rows_read", "rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
+    return SilverReport(**{name: sum(getattr(account, name) for account in accounts) for name in names}, rules=results)
 
 
 if __name__ == "__main__":

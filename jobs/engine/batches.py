@@ -84,6 +84,10 @@ class History:
         """The newest batch of files; 0 before the first."""
         return max((batch for batch, _ in self._decided), default=0)
 
+    def planned_before(self, batch_id: int) -> int:
+        """The newest batch of files before `batch_id`; 0 if there is none."""
+        return max((batch for batch, _ in self._decided if batch < batch_id), default=0)
+
     def next_request(self, after: int) -> Request | None:
         """The earliest request after batch `after`."""
         return next((request for request in self.requests if request.batch_id > after), None)

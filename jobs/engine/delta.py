@@ -19,6 +19,7 @@ class Lakehouse:
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.spark = spark
         self.root = root.rstrip("/")
+        self._written: dict[str, tuple[int, dict[str, int]]] = {}
 
     def path(self, table: str) -> str:
         """Where a table lies, e.g. `silver/contacts/transfers`."""
@@ -43,7 +44,7 @@ class Lakehouse:
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
-        return _number(self._snapshot(table), writer)
+        return self._number(table, self._snapshot(table), writer)
 
     def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
         """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
@@ -95,7 +96,7 @@ class Lakehouse:
         batches: Sequence[int] | None = None,
     ) -> bool:
         before = self._snapshot(table)
-        if _number(before, writer) >= number:
+        if self._number(table, before, writer) >= number:
             return False
         options = {"txnAppId": writer, "txnVersion": str(number)}
         options["overwriteSchema" if mode == "overwrite" and batches is None else "mergeSchema"] = "true"
@@ -109,6 +110,18 @@ class Lakehouse:
             )
         return True
 
+    def _number(self, table: str, snapshot: Any, writer: str) -> int:
+        """The newest number that `writer` had written; 0 if none.
+
+        Delta computes this anew for every version, at the price of a small query. So what was asked is kept, with its
+        version, and carried over to the version that a write of this process makes.
+        """
+        version = int(snapshot.version())
+        known = self._written.get(table)
+        if known is None or known[0] != version:
+            known = self._written[table] = version, _numbers(snapshot)
+        return known[1].get(writer, 0)
+
     def _has_commit(self, table: str, first: int, writer: str, number: int) -> bool:
         """Whether a write is among the commits from version `first` on, read from the log itself: a few short files.
 
@@ -116,10 +129,14 @@ class Lakehouse:
         """
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
         while commits.hasNext():
-            actions = commits.next()._2().iterator()
+            commit = commits.next()
+            actions = commit._2().iterator()
             while actions.hasNext():
                 action = actions.next()
                 if action.getClass().getSimpleName() == "SetTransaction" and action.appId() == writer:
+                    version, numbers = self._written[table]
+                    if action.version() == number and int(commit._1()) == version + 1:
+                        self._written[table] = version + 1, {**numbers, writer: number}
                     return bool(action.version() == number)
         return False
 
@@ -137,7 +154,10 @@ class Lakehouse:
         return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
 
 
-def _number(snapshot: Any, writer: str) -> int:
-    """The newest number that `writer` had written; 0 if none."""
-    found = snapshot.transactions().get(writer)
-    return int(found.get()) if found.isDefined() else 0
+def _numbers(snapshot: Any) -> dict[str, int]:
+    """The newest number of each writer."""
+    found, entries = {}, snapshot.transactions().iterator()
+    while entries.hasNext():
+        entry = entries.next()
+        found[str(entry._1())] = int(entry._2())
+    return found

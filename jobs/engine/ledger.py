@@ -42,6 +42,22 @@ TABLE_SCHEMA = (
 
 
 @dataclass(frozen=True)
+class RowAccount:
+    """What became of the rows of one file of one batch in one table of a layer. Fields as in ACCOUNT_SCHEMA."""
+
+    source: str
+    layer: str
+    table_name: str
+    source_file: str
+    rows_read: int
+    rows_written: int
+    rows_quarantined: int
+    rows_deduplicated: int
+    rows_superseded: int
+    batch_id: int
+
+
+@dataclass(frozen=True)
 class TableState:
     """What a derived table (`silver/contacts/transfers`, `gold/contacts/contacts`) was computed from, and came to.
 
@@ -66,6 +82,7 @@ class Ledger:
         self._recorded_at = recorded_at
         self._histories: dict[str, History] = {}
         self._states: dict[str, TableState] | None = None
+        self._batches: set[tuple[str, str, str, int]] | None = None
 
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""
@@ -97,27 +114,39 @@ class Ledger:
         return str(row[0])
 
     def record_plan(self, source: str, events: list[FileEvent]) -> None:
-        """Records a batch before any of it is read."""
-        self._lake.append_once(self._files(source, events), FILES, f"plan:{source}", events[0].batch_id)
+        """Records a batch before any of it is read; `batch_id` of the events is one that the history does not have."""
+        self._append([{"source": source, **asdict(event)} for event in events], FILES, FILE_SCHEMA)
         self._histories[source] = self.history(source).followed_by(events)
 
     def record_rejections(self, source: str, events: list[FileEvent]) -> None:
         """Records files of a planned batch that could not be read after all (their `status` is `rejected`)."""
         if events:
-            self._files(source, events).write.format("delta").mode("append").save(self._lake.path(FILES))
+            self._append([{"source": source, **asdict(event)} for event in events], FILES, FILE_SCHEMA)
             self._histories[source] = self.history(source).followed_by(events)
 
-    def is_accounted(self, account: str, batch_id: int) -> bool:
-        """Whether `account` (e.g. `bronze:contacts`) has been recorded through this batch."""
-        return self._lake.written_through(ACCOUNTS, account) >= batch_id
+    def is_accounted(self, source: str, layer: str, table: str, batch_id: int) -> bool:
+        """Whether there are accounts of a batch in a table."""
+        return (source, layer, table, batch_id) in self._accounted()
 
-    def accounted_through(self, account: str) -> int:
-        return self._lake.written_through(ACCOUNTS, account)
+    def record_accounts(self, accounts: Sequence[RowAccount]) -> None:
+        """Records what became of the rows of a batch."""
+        if accounts:
+            known = self._accounted()
+            self._append([asdict(account) for account in accounts], ACCOUNTS, ACCOUNT_SCHEMA)
+            self._batches = known | {(a.source, a.layer, a.table_name, a.batch_id) for a in accounts}
 
-    def record_accounts(self, accounts: DataFrame, account: str, batch_id: int) -> None:
-        """Records one row per batch and file; `accounts` has all of ACCOUNT_SCHEMA but `run_id` and `recorded_at`."""
-        stamped = accounts.withColumns({"run_id": F.lit(self._run_id), "recorded_at": F.lit(self._recorded_at)})
-        self._lake.append_once(stamped.to(_schema(ACCOUNT_SCHEMA)), ACCOUNTS, account, batch_id)
+    def _accounted(self) -> set[tuple[str, str, str, int]]:
+        """All (source, layer, table, batch) that have accounts."""
+        if self._batches is None:
+            rows = self.all_accounts().select("source", "layer", "table_name", "batch_id").distinct().collect()
+            self._batches = {tuple(row) for row in rows}
+        return self._batches
+
+    def accounts_of(self, source: str, layer: str, table: str) -> set[RowAccount]:
+        """The accounts in force of one table."""
+        is_wanted = (F.col("source") == source) & (F.col("layer") == layer) & (F.col("table_name") == table)
+        rows = self.accounts().where(is_wanted).select(*RowAccount.__dataclass_fields__).collect()
+        return {RowAccount(**row.asDict()) for row in rows}
 
     def all_accounts(self) -> DataFrame:
         """Every account ever recorded: ACCOUNT_SCHEMA."""
@@ -149,7 +178,7 @@ class Ledger:
             for result in results
         ]
         if rows:
-            self._stamped(rows, RULE_SCHEMA).write.format("delta").mode("append").save(self._lake.path(RULES))
+            self._append(rows, RULES, RULE_SCHEMA)
 
     def rule_results(self) -> DataFrame:
         """One row per rule and time that it was applied: RULE_SCHEMA."""
@@ -167,7 +196,7 @@ class Ledger:
     def record_table_states(self, states: Sequence[TableState]) -> None:
         rows = [{**asdict(state), "inputs": json.dumps(dict(state.inputs), sort_keys=True)} for state in states]
         if rows:
-            self._stamped(rows, TABLE_SCHEMA).write.format("delta").mode("append").save(self._lake.path(TABLES))
+            self._append(rows, TABLES, TABLE_SCHEMA)
             self._states = self.table_states() | {state.table_name: state for state in states}
 
     def _read(self, table: str, schema: str) -> DataFrame:
@@ -175,8 +204,10 @@ class Ledger:
             return self._lake.spark.createDataFrame([], schema)
         return self._lake.read(table)
 
-    def _files(self, source: str, events: list[FileEvent]) -> DataFrame:
-        return self._stamped([{"source": source, **asdict(event)} for event in events], FILE_SCHEMA)
+    def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:
+        # Without a transaction's number, which would have Delta compute the whole state of the log anew before each
+        # write. What was written is found by reading it, and rows written twice say the same.
+        self._stamped(rows, schema).write.format("delta").mode("append").save(self._lake.path(table))
 
     def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
         stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
@@ -185,9 +216,3 @@ class Ledger:
 
 
 _STATE_COLUMNS = list(TableState.__dataclass_fields__)
-
-
-def _schema(ddl: str) -> Any:
-    from pyspark.sql.types import StructType
-
-    return StructType.fromDDL(ddl)
