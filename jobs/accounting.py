@@ -124,7 +124,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
         found.accounts += _accounts(run, source, wanted[source.name] if file is not None else None)
         found.findings += _findings(source, histories[source.name], set(wanted[source.name]))
         try:
-            publish.verify_accounts(run, [source])
+            publish.verify_accounts(run, source)
         except AssayError as error:
             found.problems.append(error.message)
     return found

@@ -250,7 +250,7 @@ def _without(
 
 
 def _stamped(run: Run, rows: DataFrame, batch_id: int) -> DataFrame:
-    """Engine columns first: Delta keeps statistics on them alone, and they are what later reads filter by."""
+    """Engine columns first: Delta keeps statistics on the first columns alone, and later reads filter by these."""
     return rows.select(
         F.lit(batch_id).cast("bigint").alias("_batch_id"),
         "_source_file",

@@ -26,8 +26,9 @@ from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.ledger import ACCOUNTS, RULES
 from jobs.engine.listing import line, size, some, table
+from jobs.engine.session import session_settings
 from jobs.engine.sources import Source
-from jobs.engine.versions import any_version, data_files, is_gone, modified_at, session_settings
+from jobs.engine.versions import any_version, data_files, is_gone, modified_at
 
 MB = 1 << 20
 # Decision: compacting pays from so many small files on; a table's larger files are left as they are.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
@@ -81,16 +82,14 @@ def reader_passwords(settings: Settings) -> dict[str, str]:
     return {role: kept_password(settings.database / f"{role}.password") for role in postgres.ROLES}
 
 
-def verify_accounts(run: Run, sources: Sequence[Source]) -> None:
-    """Raises AssayError if the rows of one of the sources do not balance."""
-    tables = []
-    for source in sources:
-        tables += [Accounted(source.name, "bronze", raw, bronze_table(source, raw)) for raw in source.raw]
-        tables += [
-            Accounted(source.name, "silver", table, silver_table(source, table), quarantine_table(source, table))
-            for table in source.parsed_tables
-        ]
-    accounts.verify(run.lake, run.ledger, [table for table in tables if run.lake.exists(table.table)])
+def verify_accounts(run: Run, source: Source) -> None:
+    """Raises AssayError if the rows of the source do not balance."""
+    read = [Accounted(source.name, "bronze", raw, bronze_table(source, raw)) for raw in source.raw]
+    refined = [
+        Accounted(source.name, "silver", table, silver_table(source, table), quarantine_table(source, table))
+        for table in source.parsed_tables
+    ]
+    accounts.verify(run.lake, run.ledger, [t for t in (*read, *refined) if run.lake.exists(t.table)])
 
 
 def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
@@ -109,7 +108,10 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         unchanged = [item for item in considered if item not in changed]
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         changing = {item.state.table_name for item in changed}
-        verify_accounts(run, [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}])
+        concerned = [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            for _ in pool.map(partial(verify_accounts, run), concerned):
+                pass
         _verify_loaded(changed, stage(run, connection, target, changed))
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)

@@ -2,16 +2,24 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from jobs import bronze, gold, publish, silver
 from jobs.bronze import BronzeReport
 from jobs.engine import documents
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
+from jobs.engine.rules import RuleResult
+from jobs.engine.session import FEW_BYTES, FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source
 from jobs.engine.summary import LAYERS, Layer, SourceLine, Summary
 from jobs.gold import GoldReport
 from jobs.silver import SilverReport
+
+# While Spark's driver plans for one source, which takes one core, tasks of another keep the others busy.
+SOURCES_AT_ONCE = 2
 
 
 def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer) -> Summary:
@@ -21,20 +29,50 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer)
     published then.
     """
     layers = LAYERS[LAYERS.index(first) : LAYERS.index(until) + 1]
+    with session_settings(run.spark, FOR_FEW_ROWS if _has_few_rows(run, sources, layers) else {}):
+        return _run(run, sources, layers)
+
+
+def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer]) -> Summary:
     summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
-    for source in sources:
-        silver.check(run, source)
-        for document in source.documents.values():
-            documents.folder_of(run.settings.output, document)
-    for source in sources:
-        _refine(run, source, layers, summary)
+    with ThreadPoolExecutor(max_workers=SOURCES_AT_ONCE) as pool:
+        # All of them first: a wrong rule is to be found before any data is read.
+        for _ in pool.map(partial(_check, run), sources):
+            pass
+        for source, refined in zip(sources, pool.map(partial(_refine, run, layers=layers), sources), strict=True):
+            _describe(run, source, refined, summary)
     if "publish" in layers:
         _publish(run, sources, summary)
-    summary.seconds = {f"{step.source} {step.layer}": round(step.seconds, 1) for step in run.steps.finished}
+    order = {name: number for number, name in enumerate(["spark", *[source.name for source in sources], "postgres"])}
+    steps = sorted(run.steps.finished, key=lambda step: order.get(step.source, 0))
+    summary.seconds = {f"{step.source} {step.layer}": round(step.seconds, 1) for step in steps}
     return summary
 
 
-def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary) -> None:
+def _has_few_rows(run: Run, sources: Sequence[Source], layers: Sequence[Layer]) -> bool:
+    """Whether all that there is to read, and all that is in bronze, is little."""
+    listed = sources if "bronze" in layers else []
+    landed = (file.size for source in listed for file in bronze.listing(run, source))
+    read = (run.lake.size(bronze.bronze_table(source, raw)) for source in sources for raw in source.raw)
+    return sum(landed) < FEW_BYTES and sum(read) < FEW_BYTES
+
+
+@dataclass
+class _Refined:
+    """What the layers up to gold did for one source."""
+
+    read: BronzeReport
+    made: SilverReport | None
+    rules: list[RuleResult]
+
+
+def _check(run: Run, source: Source) -> None:
+    silver.check(run, source)
+    for document in source.documents.values():
+        documents.folder_of(run.settings.output, document)
+
+
+def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
     read, made, derived = BronzeReport(), None, GoldReport()
     if "bronze" in layers:
         with run.steps.step(source.name, "bronze") as step:
@@ -47,16 +85,12 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer], summary: Summary)
             run.ledger.record_rule_results(source.name, [*(made.rules if made else []), *derived.rules])
             step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
             if "publish" not in layers and (made or derived.refreshed or read.events):
-                publish.verify_accounts(run, [source])
+                publish.verify_accounts(run, source)
     if "gold" in layers:
         with run.steps.step(source.name, "gold") as step:
             refreshed = gold.refine(run, source)
             step.detail = f"{len(refreshed.refreshed)} tables refreshed, {len(refreshed.unchanged)} up to date"
-    _describe(run, source, read, made, summary)
-    for result in [*(made.rules if made else []), *derived.rules]:
-        if result.violations and result.rule.action == "warn":
-            found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
-            summary.warnings.append(found)
+    return _Refined(read, made, [*(made.rules if made else []), *derived.rules])
 
 
 def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
@@ -77,7 +111,8 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
     summary.look = f"psql {url} -c 'select * from {shown} limit 10'"
 
 
-def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport | None, summary: Summary) -> None:
+def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> None:
+    read, made = refined.read, refined.made
     line = SourceLine(source.name, _files(read), seconds=run.steps.seconds(source.name))
     line.rows_in = line.dedup = read.rows_deduplicated
     if made:
@@ -92,6 +127,10 @@ def _describe(run: Run, source: Source, read: BronzeReport, made: SilverReport |
         summary.next.append(
             f"assay quarantine --source {source.name}      why {line.quarantined:,} rows were held back"
         )
+    for result in refined.rules:
+        if result.violations and result.rule.action == "warn":
+            found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
+            summary.warnings.append(found)
 
 
 def _files(read: BronzeReport) -> str:

@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from jobs.engine import embedded
 from jobs.engine.database import Database
-from jobs.engine.session import start_session
-from scripts.proof.world import FOR_FEW_ROWS, new_database
+from jobs.engine.session import FOR_FEW_ROWS, start_session
+from scripts.proof.world import new_database
 from scripts.samples import contacts, credits, interactions, members, signups
 from tests.lab import Lab
 

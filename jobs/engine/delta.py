@@ -42,6 +42,10 @@ class Lakehouse:
         version = int(self._snapshot(table).version())
         return None if version < 0 else version
 
+    def size(self, table: str) -> int:
+        """How many bytes the files of a table's newest version have; 0 if there is no table yet."""
+        return int(self._snapshot(table).sizeInBytes())
+
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
         return self._number(table, self._snapshot(table), writer)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from threading import Lock, RLock
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -83,16 +84,19 @@ class Ledger:
         self._histories: dict[str, History] = {}
         self._states: dict[str, TableState] | None = None
         self._batches: set[tuple[str, str, str, int]] | None = None
+        # Sources are refined a few at a time, each in a thread of its own.
+        self._loading, self._writing = RLock(), Lock()
 
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""
-        if source not in self._histories:
-            columns = list(FileEvent.__dataclass_fields__)
-            rows = self._read(FILES, FILE_SCHEMA).where(F.col("source") == source).select(*columns).collect()
-            asked = self._read(REQUESTS, REQUEST_SCHEMA).where(F.col("source") == source).collect()
-            requests = [Request(r["batch_id"], r["kind"], tuple(r["batches"]), r["rule"]) for r in asked]
-            self._histories[source] = History((FileEvent(**row.asDict()) for row in rows), requests)
-        return self._histories[source]
+        with self._loading:
+            if source not in self._histories:
+                columns = list(FileEvent.__dataclass_fields__)
+                rows = self._read(FILES, FILE_SCHEMA).where(F.col("source") == source).select(*columns).collect()
+                asked = self._read(REQUESTS, REQUEST_SCHEMA).where(F.col("source") == source).collect()
+                requests = [Request(r["batch_id"], r["kind"], tuple(r["batches"]), r["rule"]) for r in asked]
+                self._histories[source] = History((FileEvent(**row.asDict()) for row in rows), requests)
+            return self._histories[source]
 
     def record_request(self, source: str, request: Request) -> None:
         """Records that rows are to go through silver once more; the run that does it may be a later one."""
@@ -133,14 +137,15 @@ class Ledger:
         if accounts:
             known = self._accounted()
             self._append([asdict(account) for account in accounts], ACCOUNTS, ACCOUNT_SCHEMA)
-            self._batches = known | {(a.source, a.layer, a.table_name, a.batch_id) for a in accounts}
+            known.update((a.source, a.layer, a.table_name, a.batch_id) for a in accounts)
 
     def _accounted(self) -> set[tuple[str, str, str, int]]:
         """All (source, layer, table, batch) that have accounts."""
-        if self._batches is None:
-            rows = self.all_accounts().select("source", "layer", "table_name", "batch_id").distinct().collect()
-            self._batches = {tuple(row) for row in rows}
-        return self._batches
+        with self._loading:
+            if self._batches is None:
+                rows = self.all_accounts().select("source", "layer", "table_name", "batch_id").distinct().collect()
+                self._batches = {tuple(row) for row in rows}
+            return self._batches
 
     def accounts_of(self, source: str, layer: str, table: str) -> set[RowAccount]:
         """The accounts in force of one table."""
@@ -186,18 +191,19 @@ class Ledger:
 
     def table_states(self) -> dict[str, TableState]:
         """The newest state of each derived table, by name."""
-        if self._states is None:
-            newest = F.max_by(F.struct(*_STATE_COLUMNS), F.struct("recorded_at", "delta_version")).alias("state")
-            rows = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name").agg(newest).select("state.*").collect()
-            states = [TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows]
-            self._states = {state.table_name: state for state in states}
-        return self._states
+        with self._loading:
+            if self._states is None:
+                newest = F.max_by(F.struct(*_STATE_COLUMNS), F.struct("recorded_at", "delta_version")).alias("state")
+                rows = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name").agg(newest).select("state.*").collect()
+                states = [TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows]
+                self._states = {state.table_name: state for state in states}
+            return self._states
 
     def record_table_states(self, states: Sequence[TableState]) -> None:
         rows = [{**asdict(state), "inputs": json.dumps(dict(state.inputs), sort_keys=True)} for state in states]
         if rows:
             self._append(rows, TABLES, TABLE_SCHEMA)
-            self._states = self.table_states() | {state.table_name: state for state in states}
+            self.table_states().update({state.table_name: state for state in states})
 
     def _read(self, table: str, schema: str) -> DataFrame:
         if not self._lake.exists(table):
@@ -207,7 +213,9 @@ class Ledger:
     def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:
         # Without a transaction's number, which would have Delta compute the whole state of the log anew before each
         # write. What was written is found by reading it, and rows written twice say the same.
-        self._stamped(rows, schema).write.format("delta").mode("append").save(self._lake.path(table))
+        frame = self._stamped(rows, schema)
+        with self._writing:
+            frame.write.format("delta").mode("append").save(self._lake.path(table))
 
     def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
         stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}

@@ -22,11 +22,15 @@ class Step:
 
 
 class Steps:
-    """Shows steps as they run, and remembers how long each took."""
+    """Shows steps as they run, several at once, and remembers how long each took."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
+        self._is_live = console.is_terminal and not quiet
         self._quiet = quiet
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._running = 0
         self.finished: list[Step] = []
         self.spark: SparkSession | None = None
 
@@ -46,9 +50,26 @@ class Steps:
 
     @contextmanager
     def _live(self, step: Step) -> Iterator[None]:
-        if self._quiet or not self._console.is_terminal:
+        """A line for the step while it runs, below those of the other steps that run."""
+        if not self._is_live:
             yield
             return
+        with self._lock:
+            self._running += 1
+            if self._progress is None:
+                self._progress = self._start()
+            shown = self._progress.add_task(f"{step.source:<13} {step.layer:<8}", total=None, tasks="")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._progress.remove_task(shown)
+                if not self._running:
+                    self._progress.stop()
+                    self._progress = None
+
+    def _start(self) -> Progress:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -56,24 +77,20 @@ class Steps:
             TextColumn("{task.fields[tasks]}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            shown = progress.add_task(f"{step.source:<13} {step.layer:<8}", total=None, tasks="")
-            ended = threading.Event()
-            watcher = threading.Thread(target=self._watch, args=(progress, shown, ended), daemon=True)
-            watcher.start()
-            try:
-                yield
-            finally:
-                ended.set()
-                watcher.join(timeout=2)
+        progress = Progress(*columns, console=self._console, transient=True)
+        progress.start()
+        threading.Thread(target=self._watch, args=(progress,), daemon=True).start()
+        return progress
 
-    def _watch(self, progress: Progress, shown: object, ended: threading.Event) -> None:
-        """Follows Spark's running stages: tasks done of tasks known so far in this step."""
-        while not ended.wait(0.3):
+    def _watch(self, progress: Progress) -> None:
+        """Follows Spark's running stages: tasks done of tasks known so far, of all steps that run."""
+        while self._progress is progress:
+            time.sleep(0.3)
             if self.spark is None:
                 continue
             tracker = self.spark.sparkContext.statusTracker()
             stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
             done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
-            if total:
-                progress.update(shown, completed=done, total=total, tasks=f"{done}/{total} tasks")  # type: ignore[arg-type]
+            with self._lock:
+                for shown in progress.task_ids if total else []:
+                    progress.update(shown, completed=done, total=total, tasks=f"{done}/{total} tasks")

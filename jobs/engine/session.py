@@ -14,6 +14,16 @@ from pyspark.sql import SparkSession
 from jobs.engine.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
+# So much data is a few rows: to plan with care, generate code for them and compile it takes longer than to interpret.
+FEW_BYTES = 8_000_000
+FOR_FEW_ROWS = {
+    "spark.sql.shuffle.partitions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.databricks.delta.stats.skipping": "false",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 
 def start_session(
@@ -32,6 +42,22 @@ def start_session(
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     with _standard_error_to(log):
         return SparkSession.builder.appName("assay").getOrCreate()
+
+
+@contextmanager
+def session_settings(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
+    """Other settings of the session for a while."""
+    before = {key: spark.conf.get(key, None) for key in values}
+    for key, value in values.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
 
 
 def jvm(spark: SparkSession) -> Any:

@@ -1,6 +1,6 @@
 """Older versions of Delta tables: being allowed to read them, and telling whether rows are those that were recorded."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import hadoop_configuration
-from jobs.engine.session import jvm
+from jobs.engine.session import jvm, session_settings
 
 # Delta refuses versions that are older than a week unless told that their files are still there; a release's are,
 # because maintenance keeps them.
@@ -28,22 +28,6 @@ def any_version(spark: SparkSession) -> Iterator[None]:
     """Lets all versions of a table be read whose files are there, whatever their age."""
     with session_settings(spark, _ANY_AGE):
         yield
-
-
-@contextmanager
-def session_settings(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
-    """Other settings of the session for a while."""
-    before = {key: spark.conf.get(key, None) for key in values}
-    for key, value in values.items():
-        spark.conf.set(key, value)
-    try:
-        yield
-    finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
 
 
 def has_all_files(frame: DataFrame) -> bool:

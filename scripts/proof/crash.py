@@ -32,7 +32,7 @@ from jobs.engine.session import PROJECT, start_session
 from jobs.engine.sources import load_sources
 from jobs.releases import Rollback
 from jobs.run import run_sources
-from scripts.proof.world import FOR_FEW_ROWS, SOURCES, World, differences, first_delivery, new_database, second_delivery
+from scripts.proof.world import SOURCES, SPARK, World, differences, first_delivery, new_database, second_delivery
 
 _TIME_LIMIT = 900
 
@@ -153,7 +153,7 @@ def ground() -> Iterator[tuple[Path, SparkSession, Database]]:
     """What a proof stands on: a folder that goes afterwards, a session, a Postgres in the folder's `postgres`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spark = start_session(master="local[2]", spark_settings=FOR_FEW_ROWS, log=folder / "log")
+        spark = start_session(master="local[2]", spark_settings=SPARK, log=folder / "log")
         try:
             yield folder, spark, embedded.start(folder / "postgres")
         finally:

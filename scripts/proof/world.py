@@ -18,19 +18,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs.engine.database import Database
+from jobs.engine.session import FOR_FEW_ROWS
 from jobs.engine.settings import PostgresSettings, Settings
 
 SOURCES = ("members", "signups")
-# Planning and compiling would take longer than a few rows do.
-FOR_FEW_ROWS = {
-    "spark.driver.memory": "1g",
-    "spark.sql.shuffle.partitions": "1",
-    "spark.databricks.delta.snapshotPartitions": "1",
-    "spark.databricks.delta.stats.skipping": "false",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-}
+SPARK = {**FOR_FEW_ROWS, "spark.driver.memory": "1g"}
 # What a run stamps on rows and accounts, and so differs from run to run.
 _STAMPS = ("run_id", "recorded_at", "_ingested_at")
 State = dict[str, str]
@@ -100,7 +92,7 @@ class World:
             "ASSAY_OUTPUT": str(self.folder / "output"),
             "ASSAY_LOGS": str(self.folder / "logs"),
             "ASSAY_MASTER": "local[2]",
-            "ASSAY_SPARK": json.dumps({**FOR_FEW_ROWS, "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}),
+            "ASSAY_SPARK": json.dumps({**SPARK, "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}),
             "POSTGRES_HOST": self.database.host,
             "POSTGRES_PORT": str(self.database.port),
             "POSTGRES_DB": self.database.name,
