@@ -67,7 +67,9 @@ class Lakehouse:
 
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
-        frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(self.path(table))
+        # Such a table is read whole: no values of its rows in the log.
+        options = {"overwriteSchema": "true", "delta.dataSkippingNumIndexedCols": "0"}
+        frame.write.format("delta").mode("overwrite").options(**options).save(self.path(table))
         version = self.version(table)
         assert version is not None
         return version

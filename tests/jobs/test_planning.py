@@ -203,7 +203,7 @@ def test_a_plan_names_what_a_crash_left(lab: Lab, members: Source) -> None:
 
     # In bronze, and not in silver, but in quarantine already.
     lab.land("members/c.log", entry(CYD) + NO_DATE)
-    crashed(lab, silver, "_without_duplicates", members)
+    crashed(lab, silver, "_report", members)
     second = plan_then_run(lab, members)
     assert not files(second, "read")
     assert reasons(second)["silver/members/member_entries"] == "batch 3 is new"

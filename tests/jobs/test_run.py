@@ -1,0 +1,100 @@
+"""A run of several sources: one that fails lets the others be refined, and nothing is published."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs import run as run_job
+from jobs.engine.errors import AssayError
+from jobs.engine.ledger import RowAccount
+from jobs.engine.session import FOR_FEW_ROWS, session_settings
+from jobs.engine.sources import Source, load_sources
+from scripts.proof.world import entry, first_delivery
+from tests.lab import Lab
+
+
+def that_fails(source: Source) -> Source:
+    """The source with a rule that nothing passes."""
+    table, declared = next(iter(source.tables.items()))
+    never = {"name": "never", "expression": "false", "action": "fail", "reason": "nothing passes"}
+    rules = [*declared.model_dump()["rules"], never]
+    changed = type(declared).model_validate({**declared.model_dump(), "rules": rules})
+    return source.model_copy(update={"tables": {**source.tables, table: changed}})
+
+
+def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab: Lab) -> None:
+    first_delivery(lab.landing)
+    members, signups = load_sources(["members"])[0], load_sources(["signups"])[0]
+    with pytest.raises(AssayError, match="rule never"):
+        lab.run(that_fails(members), signups)
+    assert lab.table("silver/signups/signups").count() == 2
+    assert not lab.lake.exists("silver/members/member_entries")
+    assert lab.query("SELECT to_regclass('ops.releases')") == [(None,)]
+
+    summary = lab.run(members, signups)
+    assert [line.source for line in summary.sources] == ["members", "signups"]
+    assert list(summary.seconds) == [
+        "spark start", "members bronze", "members silver", "members gold",
+        "signups bronze", "signups silver", "signups gold", "postgres publish",
+    ]  # fmt: skip
+    assert summary.release_id == 1
+    assert lab.account("silver") == {"members/a.log": (4, 2, 1, 1, 0), "signups/a.csv": (3, 2, 1, 0, 0)}
+
+    # No value of a row is in a log: Delta keeps least and greatest values there, of the engine's columns alone.
+    logs = [file.read_text() for file in Path(lab.lake.root).glob("*/*/*/_delta_log/*.json")]
+    assert any("_batch_id" in text for text in logs)
+    assert [text for text in logs if "Ann" in text or "junk" in text] == []
+
+
+def test_batches_that_bronze_did_not_account_for_are_not_finished(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = load_sources(["members"])[0]
+    lab.land("members/a.log", entry("a" * 16, 40))
+    lab.run(source, until="bronze")
+    lab.land("members/b.log", entry("b" * 16, 41))
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.engine.ledger.Ledger.record_accounts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lab.run(source, until="bronze")
+    run = lab.start()
+    assert (run.ledger.history("members").newest_planned, run_job.bronze.finished_batch(run, source)) == (2, 1)
+
+    # A batch of files that were all set aside has no accounts, and is finished.
+    lab.run(source, until="bronze")
+    lab.land("members/c.log", "")
+    lab.run(source, until="bronze")
+    run = lab.start()
+    assert (run.ledger.history("members").newest_planned, run_job.bronze.finished_batch(run, source)) == (3, 3)
+    assert lab.account("bronze") == {"members/a.log": (1, 1, 0, 0, 0), "members/b.log": (1, 1, 0, 0, 0)}
+
+
+def test_accounts_that_are_recorded_twice_count_once(lab: Lab) -> None:
+    account = RowAccount("members", "bronze", "member_entries", "members/a.log", 3, 3, 0, 0, 0, 1)
+    for _ in range(2):
+        lab.start().ledger.record_accounts([account])
+    ledger = lab.start().ledger
+    assert ledger.all_accounts().count() == 2
+    assert ledger.accounts_of("members", "bronze", "member_entries") == {account}
+    assert ledger.is_accounted("members", "bronze", "member_entries", 1)
+    assert not ledger.is_accounted("members", "bronze", "member_entries", 2)
+
+
+def test_little_is_interpreted_and_the_sessions_settings_come_back(lab: Lab, spark: SparkSession) -> None:
+    compiled = dict.fromkeys(FOR_FEW_ROWS, "true") | {
+        "spark.sql.shuffle.partitions": "4",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.codegen.factoryMode": "FALLBACK",
+    }
+    seen = []
+
+    def looking(*_: object) -> None:
+        seen.append({key: spark.conf.get(key) for key in FOR_FEW_ROWS})
+
+    lab.land("members/a.log", entry("a" * 16, 40))
+    with session_settings(spark, compiled), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_job, "_check", looking)
+        lab.run("members", until="bronze")
+        patch.setattr(run_job, "FEW_BYTES", 10)
+        lab.run("members", until="bronze")
+        assert {key: spark.conf.get(key) for key in FOR_FEW_ROWS} == compiled
+    assert seen == [FOR_FEW_ROWS, compiled]
