@@ -36,7 +36,14 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     if not tables:
         return
     numbers = {(t.source, t.layer, t.name): number for number, t in enumerate(tables)}
-    said = ledger.accounts().select(_number(numbers).alias("table"), "batch_id", "source_file", "rows_read", *_FATES)
+    said = ledger.accounts().select(
+        _number(numbers).alias("table"),
+        "batch_id",
+        "source_file",
+        "rows_read",
+        *_FATES,
+        *[F.lit(0).cast("bigint").alias(found) for found in _FOUND],
+    )
     parts = [said.where(F.col("table").isNotNull())]
     for number, accounted in enumerate(tables):
         for table, found in zip((accounted.table, accounted.quarantine), _FOUND, strict=True):
