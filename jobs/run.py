@@ -73,7 +73,7 @@ def _check(run: Run, source: Source) -> None:
 
 
 def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
-    read, made, derived = BronzeReport(), None, GoldReport()
+    read, made, derived, rules = BronzeReport(), None, GoldReport(), list[RuleResult]()
     if "bronze" in layers:
         with run.steps.step(source.name, "bronze") as step:
             read = bronze.refine(run, source)
@@ -82,7 +82,8 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
         with run.steps.step(source.name, "silver") as step:
             made = silver.refine(run, source)
             derived = gold.refine_derived_silver(run, source)
-            run.ledger.record_rule_results(source.name, [*(made.rules if made else []), *derived.rules])
+            rules = [*(made.rules if made else []), *derived.rules]
+            run.ledger.record_rule_results(source.name, rules)
             step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
             if "publish" not in layers and (made or derived.refreshed or read.events):
                 publish.verify_accounts(run, source)
@@ -90,7 +91,7 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
         with run.steps.step(source.name, "gold") as step:
             refreshed = gold.refine(run, source)
             step.detail = f"{len(refreshed.refreshed)} tables refreshed, {len(refreshed.unchanged)} up to date"
-    return _Refined(read, made, [*(made.rules if made else []), *derived.rules])
+    return _Refined(read, made, rules)
 
 
 def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
