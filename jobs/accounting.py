@@ -13,6 +13,7 @@ from jobs.engine.batches import History
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.listing import line, some, table
+from jobs.engine.local_rows import local_rows
 from jobs.engine.sources import Source
 
 # Of a batch with more files, the listing for people shows the sum; --file and --json show each.
@@ -133,7 +134,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
 def _accounts(run: Run, source: Source, paths: list[str] | None) -> list[Account]:
     rows = run.ledger.accounts().where(F.col("source") == source.name)
     if paths is not None:
-        asked = run.spark.createDataFrame([(path,) for path in paths], "source_file STRING")
+        asked = local_rows(run.spark, [{"source_file": path} for path in paths], "source_file STRING")
         rows = rows.join(F.broadcast(asked), "source_file", "left_semi")
     names = ["source", "layer", "table_name", "batch_id", "source_file", *[f"rows_{fate}" for fate in _FATES]]
     found = [Account(*row) for row in rows.select(*names).collect()]

@@ -18,6 +18,7 @@ from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import RowAccount
+from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
@@ -256,7 +257,7 @@ def _no_rows(run: Run, source: Source, table: str) -> DataFrame:
     raw = source.raw[source.parsed_tables[table]]
     own = ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in raw.columns]] if raw.format == "csv" else []
     own += [ARRIVAL] if raw.arrival_order else []
-    return run.spark.createDataFrame([], ", ".join([BRONZE_OF_LINES, *own]))
+    return local_rows(run.spark, [], ", ".join([BRONZE_OF_LINES, *own]))
 
 
 def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
@@ -276,8 +277,11 @@ def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> l
 
 def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
     """One row per delivery in bronze: when its content was last delivered, as (modification time, batch)."""
-    rows = [(*delivery, *last) for delivery, last in history(run, source, raw).last_delivered().items()]
-    return run.spark.createDataFrame(rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
+    rows = [
+        {"_batch_id": batch, "_source_file": file, "_time": time, "_delivery": delivery}
+        for (batch, file), (time, delivery) in history(run, source, raw).last_delivered().items()
+    ]
+    return local_rows(run.spark, rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 
 
 def _parsed(source: Source, table: str, bronze: DataFrame) -> DataFrame:
@@ -307,7 +311,8 @@ def _live(bronze: DataFrame, scope: Scope) -> DataFrame:
 
 
 def _dead(bronze: DataFrame, scope: Scope) -> DataFrame:
-    return bronze.sparkSession.createDataFrame(sorted(scope.dead), "_batch_id BIGINT, _source_file STRING")
+    rows = [{"_batch_id": batch, "_source_file": file} for batch, file in sorted(scope.dead)]
+    return local_rows(bronze.sparkSession, rows, "_batch_id BIGINT, _source_file STRING")
 
 
 def _duplicates(valid: DataFrame, key: list[str], known: DataFrame | None) -> DataFrame:

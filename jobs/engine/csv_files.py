@@ -26,6 +26,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import Unreadable, hadoop_configuration, hadoop_path, local_path
+from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
 from jobs.engine.session import jvm
 
@@ -102,7 +103,7 @@ def read_csv(spark: SparkSession, root: str, forms: Mapping[str, CsvForm], colum
 def _no_rows(spark: SparkSession, columns: Sequence[str]) -> DataFrame:
     names = ["_raw", "_source_file", "_row_hash", "_rescued", "_is_malformed", *columns]
     types = ("BOOLEAN" if name == "_is_malformed" else "STRING" for name in names)
-    return spark.createDataFrame([], ", ".join(f"`{name}` {type_}" for name, type_ in zip(names, types, strict=True)))
+    return local_rows(spark, [], ", ".join(f"`{name}` {type_}" for name, type_ in zip(names, types, strict=True)))
 
 
 # The head of a file

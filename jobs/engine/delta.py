@@ -2,15 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.readers import spark_paths
 from jobs.engine.session import jvm
+
+_FEW_FILES = 32  # Spark looks so many up without a job of its own
+
+
+@dataclass(frozen=True)
+class _Overwritten:
+    """A version of a table that this process wrote whole, and its files."""
+
+    version: int
+    schema: StructType
+    files: list[str]
 
 
 class Lakehouse:
@@ -20,6 +34,7 @@ class Lakehouse:
         self.spark = spark
         self.root = root.rstrip("/")
         self._written: dict[str, tuple[int, dict[str, int]]] = {}
+        self._overwritten: dict[str, _Overwritten] = {}
 
     def path(self, table: str) -> str:
         """Where a table lies, e.g. `silver/contacts/transfers`."""
@@ -27,6 +42,9 @@ class Lakehouse:
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now."""
+        written = self._overwritten.get(table)
+        if written and written.version == (self.version(table) if version is None else version):
+            return self.spark.read.schema(written.schema).parquet(*written.files)
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
@@ -69,9 +87,16 @@ class Lakehouse:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         # Such a table is read whole: no values of its rows in the log.
         options = {"overwriteSchema": "true", "delta.dataSkippingNumIndexedCols": "0"}
+        before = self._snapshot(table).version()
         frame.write.format("delta").mode("overwrite").options(**options).save(self.path(table))
         version = self.version(table)
         assert version is not None
+        self._overwritten.pop(table, None)
+        files = [str(action.path()) for _, action in self._actions(table, version) if _is(action, "AddFile")]
+        # All rows of this version are in the files of this write. To find that out from the log, Delta would run two
+        # queries, which for a small table take longer than reading it.
+        if version == before + 1 and 0 < len(files) <= _FEW_FILES:
+            self._overwritten[table] = _Overwritten(version, frame.schema, spark_paths(self.path(table), files))
         return version
 
     @contextmanager
@@ -133,18 +158,22 @@ class Lakehouse:
 
         The new snapshot would tell, too, but to compute it takes Spark longer than the write.
         """
+        for commit, action in self._actions(table, first):
+            if _is(action, "SetTransaction") and action.appId() == writer:
+                version, numbers = self._written[table]
+                if action.version() == number and commit == version + 1:
+                    self._written[table] = version + 1, {**numbers, writer: number}
+                return bool(action.version() == number)
+        return False
+
+    def _actions(self, table: str, first: int) -> Iterator[tuple[int, Any]]:
+        """What the commits from version `first` on say, each action with its version."""
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
         while commits.hasNext():
             commit = commits.next()
             actions = commit._2().iterator()
             while actions.hasNext():
-                action = actions.next()
-                if action.getClass().getSimpleName() == "SetTransaction" and action.appId() == writer:
-                    version, numbers = self._written[table]
-                    if action.version() == number and int(commit._1()) == version + 1:
-                        self._written[table] = version + 1, {**numbers, writer: number}
-                    return bool(action.version() == number)
-        return False
+                yield int(commit._1()), actions.next()
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
@@ -158,6 +187,10 @@ class Lakehouse:
     def _log(self, table: str) -> Any:
         delta = jvm(self.spark).org.apache.spark.sql.delta
         return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+
+
+def _is(action: Any, kind: str) -> bool:
+    return bool(action.getClass().getSimpleName() == kind)
 
 
 def _numbers(snapshot: Any) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from jobs.engine.batches import FileEvent, History, Request
 from jobs.engine.delta import Lakehouse
+from jobs.engine.local_rows import local_rows
 from jobs.engine.rules import RuleResult
 
 FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
@@ -207,7 +208,7 @@ class Ledger:
 
     def _read(self, table: str, schema: str) -> DataFrame:
         if not self._lake.exists(table):
-            return self._lake.spark.createDataFrame([], schema)
+            return local_rows(self._lake.spark, [], schema)
         return self._lake.read(table)
 
     def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:
@@ -219,8 +220,7 @@ class Ledger:
 
     def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
         stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
-        # One partition: a ledger write is a few rows, and each partition becomes a file.
-        return self._lake.spark.createDataFrame([{**row, **stamp} for row in rows], schema).coalesce(1)
+        return local_rows(self._lake.spark, [{**row, **stamp} for row in rows], schema)
 
 
 _STATE_COLUMNS = list(TableState.__dataclass_fields__)

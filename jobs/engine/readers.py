@@ -8,6 +8,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.local_rows import local_rows
 
 BRONZE_OF_LINES = (
     "_raw STRING, _source_file STRING, _row_hash STRING, _batch_id BIGINT, _ingested_at TIMESTAMP, _rescued STRING"
@@ -49,7 +50,7 @@ def read_lines(
         *[arrival.alias("_arrival")] * arrival_order,
     )
     if whole_folders:
-        wanted = spark.createDataFrame([(path,) for path in paths], "_source_file STRING")
+        wanted = local_rows(spark, [{"_source_file": path} for path in paths], "_source_file STRING")
         lines = lines.join(F.broadcast(wanted), "_source_file", "left_semi")
     return lines.withColumn("_row_hash", F.substring(F.sha2("_raw", 256), 1, 32))
 
