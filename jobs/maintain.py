@@ -7,8 +7,10 @@ ledger's states are carried over to it, so that the next run has nothing to do.
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -35,7 +37,7 @@ MB = 1 << 20
 SMALL, MANY, COMPACTED = 32 * MB, 4, 256 * MB
 # Clocks of this machine and of the file system may differ.
 _CLOCKS = timedelta(hours=1)
-_WEEK = timedelta(days=7)
+_TABLES_AT_ONCE = 4
 _YEAR = 365
 _ACCOUNT = ["source", "layer", "table_name", "batch_id", "source_file"]
 
@@ -102,24 +104,29 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     report = Maintenance(dry_run)
     target, kept = _releases(run, report)
     _trim(run, target, report)
-    paths = _tables(run)
-    with session_settings(run.spark, _OPTIMIZE):
-        moved: dict[str, tuple[int, int]] = {}
-        for path in paths:
-            before = run.lake.version(path)
-            report.tables.append(_compact(run, path, dry_run=dry_run))
-            if not dry_run and kept and path.startswith("gold/"):
-                _keep_log(run, path, kept)
-            after = run.lake.version(path)
-            if before is not None and after is not None and before != after:
-                moved[path] = (before, after)
-    _carry_over(run, moved)
-    if target and not dry_run:
-        _bring_documents(run, sources, target, moved)
-    with any_version(run.spark):
-        for work in report.tables:
-            if kept or not work.table.startswith("gold/"):
-                _vacuum(run, work, kept, report)
+    moved: dict[str, tuple[int, int]] = {}
+
+    def compact(path: str) -> TableWork:
+        before = run.lake.version(path)
+        work = _compact(run, path, dry_run=dry_run)
+        if not dry_run and kept and path.startswith("gold/"):
+            _keep_log(run, path, kept)
+        after = run.lake.version(path)
+        if before is not None and after is not None and before != after:
+            moved[path] = (before, after)
+        return work
+
+    # Most tables are small, and Spark plans longer than it works: a few at a time.
+    with ThreadPoolExecutor(max_workers=_TABLES_AT_ONCE) as pool:
+        with session_settings(run.spark, _OPTIMIZE):
+            report.tables += pool.map(compact, _tables(run))
+        _carry_over(run, moved)
+        if target and not dry_run:
+            _bring_documents(run, sources, target, moved)
+        with any_version(run.spark), session_settings(run.spark, _VACUUM):
+            concerned = [work for work in report.tables if kept or not work.table.startswith("gold/")]
+            for _ in pool.map(partial(_vacuum, run, kept=kept, report=report), concerned):
+                pass
     _clean(run, sources, report)
     if target:
         _clean_staging(target, report)
@@ -129,6 +136,14 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
 _OPTIMIZE = {
     "spark.databricks.delta.optimize.minFileSize": str(SMALL),
     "spark.databricks.delta.optimize.maxFileSize": str(COMPACTED),
+}
+_VACUUM = {
+    # Delta takes the table's own property instead, unless told otherwise.
+    "spark.databricks.delta.vacuum.retentionWindowIgnore.enabled": "false",
+    # What it did would be a version of the table.
+    "spark.databricks.delta.vacuum.logging.enabled": "false",
+    # Against less than a week by mistake: keep_days says that it is meant.
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
 }
 
 
@@ -243,7 +258,7 @@ def _bring_documents(
                     documents.write(run.lake, path, shown.documents[name], document, run.settings.output)
 
 
-def _vacuum(run: Run, work: TableWork, kept: Kept | None, report: Maintenance) -> None:
+def _vacuum(run: Run, work: TableWork, *, kept: Kept | None, report: Maintenance) -> None:
     """Removes the files that are neither of the newest version, nor younger than they may be removed."""
     path = run.lake.path(work.table)
     files, length = _on_disk(run, path)
@@ -252,21 +267,11 @@ def _vacuum(run: Run, work: TableWork, kept: Kept | None, report: Maintenance) -
     retention = timedelta(days=run.settings.keep_days)
     if kept and work.table.startswith("gold/"):
         retention = max(retention, _needed(run, work.table, kept, report))
-    hours = retention.total_seconds() / 3600
-    settings = {
-        # Delta takes the table's own property instead, unless told otherwise.
-        "spark.databricks.delta.vacuum.retentionWindowIgnore.enabled": "false",
-        # What it did would be a version of the table.
-        "spark.databricks.delta.vacuum.logging.enabled": "false",
-    }
-    if retention < _WEEK:  # the check is against doing so by mistake; keep_days says that it is meant
-        settings["spark.databricks.delta.retentionDurationCheck.enabled"] = "false"
-    with session_settings(run.spark, settings):
-        statement = f"VACUUM {_delta(run, work.table)} RETAIN {hours:.4f} HOURS"
-        if report.dry_run:
-            work.files_removed = run.spark.sql(f"{statement} DRY RUN").count()
-            return
-        run.spark.sql(statement)
+    statement = f"VACUUM {_delta(run, work.table)} RETAIN {retention.total_seconds() / 3600:.4f} HOURS"
+    if report.dry_run:
+        work.files_removed = run.spark.sql(f"{statement} DRY RUN").count()
+        return
+    run.spark.sql(statement)
     files_after, length_after = _on_disk(run, path)
     work.files_removed, work.bytes_freed = files - files_after, length - length_after
 

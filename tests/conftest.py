@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from jobs.engine import embedded
 from jobs.engine.database import Database
-from jobs.engine.session import FOR_FEW_ROWS, start_session
+from jobs.engine.session import FOR_FEW_ROWS, jvm, start_session
 from scripts.proof.world import new_database
 from scripts.samples import contacts, credits, interactions, members, signups
 from tests.lab import Lab
@@ -26,6 +26,8 @@ FAST_FOR_FEW_ROWS = {
     "spark.ui.retainedStages": "20",
     "spark.ui.retainedTasks": "200",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
+    # One core waits for the driver most of the time: what collects beside it takes the other from the tests.
+    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
 }
 
 
@@ -61,9 +63,11 @@ def database(postgres: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Lab:
+def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Iterator[Lab]:
     """Landing, lakehouse, output and database of one test."""
-    return Lab(tmp_path, spark, database)
+    yield Lab(tmp_path, spark, database)
+    # Delta keeps what it knows of every table that it has seen; these are not seen again.
+    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,13 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     other = Lab(tmp_path, spark, database)
     submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m"]
-    light = {**FAST_FOR_FEW_ROWS, "spark.driver.memory": "1g"}
+    java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1"
+    light = {
+        **FAST_FOR_FEW_ROWS,
+        "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": f"{java} -Dlog4j2.configurationFile=conf/log4j2.properties",
+        "spark.executor.extraJavaOptions": java,
+    }
     submit += [word for name, value in light.items() for word in ("--conf", f"{name}={value}")]
     environment = other.environment() | {"ASSAY_LANDING": sample.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
     job = subprocess.run(
