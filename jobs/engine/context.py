@@ -1,17 +1,23 @@
 """What every job is given: the session, the settings, the lakehouse and the ledger of one run."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 from rich.console import Console
 
 from jobs.engine.delta import Lakehouse
+from jobs.engine.landing import local_path
 from jobs.engine.ledger import Ledger
 from jobs.engine.progress import Steps
-from jobs.engine.session import start_session
+from jobs.engine.session import FEW_BYTES, JAVA_FOR_FEW_ROWS, start_session
 from jobs.engine.settings import Settings
+
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+FEW_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,27 @@ def start_run(settings: Settings, console: Console, *, quiet: bool = False, verb
     run_id = f"{started_at:%Y-%m-%dT%H:%M:%SZ}-{secrets.token_hex(2)}"
     steps = Steps(console, quiet=quiet)
     with steps.step("spark", "start"):
-        spark_settings = dict(settings.spark)
-        if verbose:
-            options = spark_settings.get("spark.driver.extraJavaOptions", "")
-            spark_settings["spark.driver.extraJavaOptions"] = f"{options} -Dassay.log.level=warn".strip()
+        options = [JAVA_FOR_FEW_ROWS] if _has_little(settings) else []
+        options += [settings.spark.get(_JAVA_OPTIONS, "")] + ["-Dassay.log.level=warn"] * verbose
+        spark_settings = {**settings.spark, _JAVA_OPTIONS: " ".join(options)}
         log = None if verbose else settings.logs / f"spark-{started_at:%Y%m%dT%H%M%SZ}.log"
         spark = start_session(master=settings.master, spark_settings=spark_settings, log=log)
         steps.spark = spark
     lake = Lakehouse(spark, settings.lakehouse)
     return Run(spark, settings, run_id, started_at, lake, Ledger(lake, run_id, started_at), steps)
+
+
+def _has_little(settings: Settings) -> bool:
+    """Whether this machine has the raw files and bronze, and they are a few rows: to be known before Java starts."""
+    folders = local_path(settings.landing), local_path(f"{settings.lakehouse}/bronze")
+    return all(folder is not None and _holds_less(folder, FEW_BYTES, FEW_FILES) for folder in folders)
+
+
+def _holds_less(folder: Path, size: int, count: int) -> bool:
+    """Whether the files in and below a folder are fewer than `count`, and together have less than `size` bytes."""
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # gone since it was listed
+            size, count = size - file.lstat().st_size, count - 1
+        if size <= 0 or count <= 0:
+            return False
+    return True

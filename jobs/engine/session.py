@@ -24,6 +24,9 @@ FOR_FEW_ROWS = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+# A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly. The room for
+# code that Java gives itself then is too small: what was compiled would be thrown out and compiled again.
+JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
 
 
 def start_session(

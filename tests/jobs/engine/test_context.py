@@ -1,0 +1,55 @@
+"""Before Java starts: whether there is so little to do that a lighter JVM does it sooner."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.engine import context
+from jobs.engine.session import JAVA_FOR_FEW_ROWS
+from jobs.engine.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    own = {"spark.driver.extraJavaOptions": "-Xss4m"}
+    return Settings(landing=str(tmp_path / "landing"), lakehouse=f"file:{tmp_path}/lakehouse", logs=tmp_path, spark=own)
+
+
+def java_options(settings: Settings, monkeypatch: pytest.MonkeyPatch, **how: bool) -> str:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(context, "start_session", lambda **given: seen.update(given))
+    context.start_run(settings, Console(quiet=True), quiet=True, **how)
+    return str(seen["spark_settings"]["spark.driver.extraJavaOptions"])
+
+
+def put(folder: Path, size: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{size}.jsonl").open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("folder", ["landing/contacts", "lakehouse/bronze/contacts/contacts"])
+def test_java_compiles_well_where_there_is_much(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    assert java_options(settings, monkeypatch) == f"{JAVA_FOR_FEW_ROWS} -Xss4m"
+    put(tmp_path / folder, 5_000_000)
+    put(tmp_path / "lakehouse/silver", 9_000_000)
+    assert java_options(settings, monkeypatch, verbose=True) == f"{JAVA_FOR_FEW_ROWS} -Xss4m -Dassay.log.level=warn"
+    put(tmp_path / folder, 3_000_000)
+    assert java_options(settings, monkeypatch) == "-Xss4m"
+
+
+def test_very_many_files_are_much_and_what_lies_elsewhere_may_be(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        put(tmp_path / f"landing/{number}", 1)
+    monkeypatch.setattr(context, "FEW_FILES", 7)  # folders count, too
+    assert JAVA_FOR_FEW_ROWS in java_options(settings, monkeypatch)
+    put(tmp_path / "landing/4", 1)
+    assert JAVA_FOR_FEW_ROWS not in java_options(settings, monkeypatch)
+    elsewhere = settings.model_copy(update={"landing": "s3a://raw", "spark": {}})
+    assert java_options(elsewhere, monkeypatch) == ""
