@@ -69,6 +69,13 @@ def gold(source: Source) -> list[Recipe]:
     return _recipes(made, readable)
 
 
+def is_of_present_code(run: Run, source: Source) -> bool:
+    """Whether the present code and settings of the source have made all of its gold tables before."""
+    states, logic = run.ledger.table_states(), source.logic()
+    made = [states.get(gold_table(source, table)) for table in source.gold_tables]
+    return bool(made) and all(state is not None and state.logic == logic for state in made)
+
+
 def outdated(run: Run, source: Source, recipes: Sequence[Recipe], changing: Collection[str] = ()) -> dict[str, str]:
     """The tables to compute anew, each with the reason, in an order in which they can be computed.
 

@@ -26,8 +26,6 @@ FAST_FOR_FEW_ROWS = {
     "spark.ui.retainedStages": "20",
     "spark.ui.retainedTasks": "200",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
-    # One core waits for the driver most of the time: what collects beside it takes the other from the tests.
-    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
 }
 
 

@@ -141,7 +141,7 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     other = Lab(tmp_path, spark, database)
     submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m"]
-    java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1"
+    java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     light = {
         **FAST_FOR_FEW_ROWS,
         "spark.driver.memory": "1g",

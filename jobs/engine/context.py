@@ -13,10 +13,9 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.landing import local_path
 from jobs.engine.ledger import Ledger
 from jobs.engine.progress import Steps
-from jobs.engine.session import FEW_BYTES, JAVA_FOR_FEW_ROWS, start_session
+from jobs.engine.session import FEW_BYTES, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, start_session
 from jobs.engine.settings import Settings
 
-_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 FEW_FILES = 10_000
 
 
@@ -40,8 +39,8 @@ def start_run(settings: Settings, console: Console, *, quiet: bool = False, verb
     steps = Steps(console, quiet=quiet)
     with steps.step("spark", "start"):
         options = [JAVA_FOR_FEW_ROWS] if _has_little(settings) else []
-        options += [settings.spark.get(_JAVA_OPTIONS, "")] + ["-Dassay.log.level=warn"] * verbose
-        spark_settings = {**settings.spark, _JAVA_OPTIONS: " ".join(options)}
+        options += [settings.spark.get(JAVA_OPTIONS, "")] + ["-Dassay.log.level=warn"] * verbose
+        spark_settings = {**settings.spark, JAVA_OPTIONS: " ".join(options)}
         log = None if verbose else settings.logs / f"spark-{started_at:%Y%m%dT%H%M%SZ}.log"
         spark = start_session(master=settings.master, spark_settings=spark_settings, log=log)
         steps.spark = spark

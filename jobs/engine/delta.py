@@ -62,7 +62,9 @@ class Lakehouse:
 
     def size(self, table: str) -> int:
         """How many bytes the files of a table's newest version have; 0 if there is no table yet."""
-        return int(self._snapshot(table).sizeInBytes())
+        snapshot = self._snapshot(table)
+        checksum = snapshot.checksumOpt()  # the file beside a commit; without it, Delta sums up the whole log
+        return int(checksum.get().tableSizeBytes() if checksum.isDefined() else snapshot.sizeInBytes())
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""

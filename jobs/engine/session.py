@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from jobs.engine.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # So much data is a few rows: to plan with care, generate code for them and compile it takes longer than to interpret.
 FEW_BYTES = 8_000_000
 FOR_FEW_ROWS = {
@@ -24,9 +25,8 @@ FOR_FEW_ROWS = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
-# A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly. The room for
-# code that Java gives itself then is too small: what was compiled would be thrown out and compiled again.
-JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+# A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly.
+JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
 
 
 def start_session(
@@ -77,14 +77,19 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
     arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
-    java_options = f"-Duser.timezone=UTC -Dlog4j2.configurationFile={PROJECT / 'conf/log4j2.properties'}"
-    settings = {"spark.driver.extraJavaOptions": java_options, "spark.sql.warehouse.dir": tempfile.gettempdir()}
-    extra = spark_settings.get("spark.driver.extraJavaOptions")
-    settings |= dict(spark_settings)
-    settings["spark.driver.extraJavaOptions"] = f"{java_options} {extra}" if extra else java_options
+    java_options = [_default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")]
+    java_options += [spark_settings[JAVA_OPTIONS]] if JAVA_OPTIONS in spark_settings else []
+    settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
+    settings[JAVA_OPTIONS] = " ".join(java_options).strip()
     for key, value in settings.items():
         arguments += ["--conf", f"{key}={value}"]
     return [*arguments, "pyspark-shell"]
+
+
+def _default(file: Path, key: str) -> str:
+    """What the properties file sets for a key."""
+    lines = (line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines())
+    return next(words[1] for words in lines if words and words[0] == key)
 
 
 @contextmanager

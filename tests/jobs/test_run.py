@@ -47,6 +47,22 @@ def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab
     assert [text for text in logs if "Ann" in text or "junk" in text] == []
 
 
+def test_rules_are_checked_before_any_data_is_read_unless_the_same_ones_have_made_the_tables(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(run_job.silver, "check", lambda _, source: checked.append(source.name))
+    lab.land("members/a.log", entry("a" * 16, 40))
+    lab.run("members", until="silver")
+    lab.run("members", until="gold")
+    assert checked == ["members", "members"]
+    lab.run("members", until="gold")
+    assert checked == ["members", "members"]
+    monkeypatch.setattr(Source, "logic", lambda _: "other code")
+    lab.run("members", until="bronze")
+    assert checked == ["members"] * 3
+
+
 def test_batches_that_bronze_did_not_account_for_are_not_finished(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_sources(["members"])[0]
     lab.land("members/a.log", entry("a" * 16, 40))
