@@ -1,6 +1,7 @@
 """The Spark session: the one that spark-submit made, or a local one with the same settings file."""
 
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -27,6 +28,7 @@ FOR_FEW_ROWS = {
 }
 # A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly.
 JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
+_COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
 
 
 def start_session(
@@ -77,10 +79,14 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
     arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
-    java_options = [_default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")]
-    java_options += [spark_settings[JAVA_OPTIONS]] if JAVA_OPTIONS in spark_settings else []
+    usual, own = (
+        _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/"),
+        spark_settings.get(JAVA_OPTIONS, ""),
+    )
+    if _COLLECTOR.search(own):  # Java does not start with two
+        usual = _COLLECTOR.sub("", usual)
     settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
-    settings[JAVA_OPTIONS] = " ".join(java_options).strip()
+    settings[JAVA_OPTIONS] = " ".join([*usual.split(), *own.split()])
     for key, value in settings.items():
         arguments += ["--conf", f"{key}={value}"]
     return [*arguments, "pyspark-shell"]

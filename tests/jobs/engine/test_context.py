@@ -1,5 +1,6 @@
 """Before Java starts: whether there is so little to do that a lighter JVM does it sooner."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jobs.engine import context
-from jobs.engine.session import JAVA_FOR_FEW_ROWS
+from jobs.engine.session import JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, _submit_arguments
 from jobs.engine.settings import Settings
 
 
@@ -53,3 +54,15 @@ def test_very_many_files_are_much_and_what_lies_elsewhere_may_be(
     assert JAVA_FOR_FEW_ROWS not in java_options(settings, monkeypatch)
     elsewhere = settings.model_copy(update={"landing": "s3a://raw", "spark": {}})
     assert java_options(elsewhere, monkeypatch) == ""
+
+
+@pytest.mark.parametrize(
+    ("own", "collector"),
+    [("", "-XX:+UseParallelGC"), ("-Xss4m -XX:+UseZGC", "-XX:+UseZGC"), ("-Xss4m", "-XX:+UseParallelGC")],
+)
+def test_own_options_come_last_and_an_own_collector_is_the_only_one(own: str, collector: str) -> None:
+    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: own} if own else {})
+    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    assert re.findall(r"-XX:\S+GC", options) == [collector]
+    assert f"-Dlog4j2.configurationFile={PROJECT}/conf/log4j2.properties" in options
+    assert options.endswith(own)
