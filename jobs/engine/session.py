@@ -79,10 +79,8 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
     arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
-    usual, own = (
-        _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/"),
-        spark_settings.get(JAVA_OPTIONS, ""),
-    )
+    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")
+    own = spark_settings.get(JAVA_OPTIONS, "")
     if _COLLECTOR.search(own):  # Java does not start with two
         usual = _COLLECTOR.sub("", usual)
     settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
