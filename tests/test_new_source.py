@@ -1,6 +1,5 @@
 """A new source is three files and nothing else: this adds one to a copy of the project and runs it."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -62,7 +61,6 @@ def test_a_source_is_added_with_its_own_files_only(tmp_path: Path, postgres: Dat
     environment = {
         **os.environ,
         "PYTHONPATH": str(project),
-        "ASSAY_SPARK": json.dumps({"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}),
         "POSTGRES_HOST": postgres.host,
         "POSTGRES_PORT": str(postgres.port),
         "POSTGRES_DB": "weather",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -15,7 +16,7 @@ from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import jvm
 
-_FEW_FILES = 32  # Spark looks so many up without a job of its own
+_FEW_ACTIONS = 32  # each takes calls to Java, and Spark looks up so many files without a job of its own
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ class Lakehouse:
         version = self.version(table)
         assert version is not None
         self._overwritten.pop(table, None)
-        files = [str(action.path()) for _, action in self._actions(table, version) if _is(action, "AddFile")]
+        actions = [action for _, action in islice(self._actions(table, version), _FEW_ACTIONS)]
+        files = [str(action.path()) for action in actions if _is(action, "AddFile")]
         # All rows of this version are in the files of this write. To find that out from the log, Delta would run two
         # queries, which for a small table take longer than reading it.
-        if version == before + 1 and 0 < len(files) <= _FEW_FILES:
+        if version == before + 1 and files and len(actions) < _FEW_ACTIONS:
             self._overwritten[table] = _Overwritten(version, frame.schema, spark_paths(self.path(table), files))
         return version
 

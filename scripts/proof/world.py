@@ -92,7 +92,7 @@ class World:
             "ASSAY_OUTPUT": str(self.folder / "output"),
             "ASSAY_LOGS": str(self.folder / "logs"),
             "ASSAY_MASTER": "local[2]",
-            "ASSAY_SPARK": json.dumps({**SPARK, "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}),
+            "ASSAY_SPARK": json.dumps(SPARK),
             "POSTGRES_HOST": self.database.host,
             "POSTGRES_PORT": str(self.database.port),
             "POSTGRES_DB": self.database.name,

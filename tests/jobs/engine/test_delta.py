@@ -56,3 +56,8 @@ def test_what_was_overwritten_is_read_from_its_files_as_long_as_it_is_the_newest
     assert asks_the_log(None)
     lake.overwrite(spark.sql("SELECT 4 AS id WHERE false"), "gold/s/t")
     assert (lake.read("gold/s/t").collect(), lake.read("gold/s/t").columns) == ([], ["id"])
+
+    # Of a table of many files only the first part of the commit is looked at, and Delta is asked.
+    lake.overwrite(spark.range(50).repartition(50), "gold/s/t")
+    assert asks_the_log(None)
+    assert lake.read("gold/s/t").count() == 50
