@@ -1,12 +1,13 @@
 """Publish: gold to Postgres, all tables of the run in one transaction. `spark-submit jobs/publish.py --source S`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from psycopg import Connection
+from pyspark.sql import Row
 
 from jobs.bronze import bronze_table
 from jobs.engine import accounts, documents, exports, postgres
@@ -16,6 +17,7 @@ from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.ledger import Ledger
 from jobs.engine.postgres import DocumentName, Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
@@ -31,6 +33,11 @@ REJECTED_COLUMNS = ["source", "source_file", "reason", "run_id", "recorded_at"]
 RULE_COLUMNS = [
     "run_id", "source", "table_name", "rule", "action", "rows_checked", "rows_violating", "rate", "recorded_at",
 ]  # fmt: skip
+_OPS_TABLES = {
+    "ops.row_accounts": (ACCOUNT_COLUMNS, Ledger.all_accounts),
+    "ops.rejected_files": (REJECTED_COLUMNS, Ledger.rejected_files),
+    "ops.rule_results": (RULE_COLUMNS, Ledger.rule_results),
+}
 
 
 @dataclass
@@ -109,10 +116,15 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         changing = {item.state.table_name for item in changed}
         concerned = [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}]
+        known = {table: postgres.known_runs(connection, table) for table in _OPS_TABLES}
+        # All of this is planned more than computed, so that each alone would leave cores idle.
         with ThreadPoolExecutor(max_workers=4) as pool:
-            for _ in pool.map(partial(verify_accounts, run), concerned):
+            verified = pool.map(partial(verify_accounts, run), concerned)
+            news = pool.map(partial(_news, run), known.items())
+            loaded = stage(run, connection, target, changed)
+            for _ in verified:
                 pass
-        _verify_loaded(changed, stage(run, connection, target, changed))
+        _verify_loaded(changed, loaded)
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
@@ -120,9 +132,8 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             if release_id is not None:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
-            postgres.copy_new(connection, "ops.row_accounts", ACCOUNT_COLUMNS, run.ledger.all_accounts())
-            postgres.copy_new(connection, "ops.rejected_files", REJECTED_COLUMNS, run.ledger.rejected_files())
-            postgres.copy_new(connection, "ops.rule_results", RULE_COLUMNS, run.ledger.rule_results())
+            for (table, (columns, _)), rows in zip(_OPS_TABLES.items(), news, strict=True):
+                postgres.copy_new(connection, table, columns, rows)
         postgres.drop_staging(connection, changed)
         released = postgres.published_documents(connection)
     written = []
@@ -206,6 +217,18 @@ def write_files(run: Run, source: Source, shown: Shown) -> list[str]:
     with any_version(run.spark):
         _export(run, source, shown)
         return _write_documents(run, source, shown)
+
+
+def _news(run: Run, known: tuple[str, Sequence[str]]) -> Iterator[Row]:
+    """The rows of a table of the ledger that are to go to its ops table: planned by now, read when they are taken.
+
+    `known`: that ops table, and the runs whose rows it has; one run's rows come together or not at all.
+    """
+    table, runs = known
+    columns, of_ledger = _OPS_TABLES[table]
+    rows = of_ledger(run.ledger)
+    news: Iterator[Row] = rows.where(~rows.run_id.isin(*runs)).select(*columns).toLocalIterator()
+    return news
 
 
 def _rows(item: Publication) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, LiteralString, NamedTuple
 import psycopg
 from psycopg import sql
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import DataFrame, Observation, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -296,11 +296,15 @@ def record_documents(
     )
 
 
-def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: DataFrame) -> None:
-    """Copies to the ops table those rows whose run it does not know yet; one run's rows come together or not at all."""
-    known = [run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")]
+def known_runs(connection: psycopg.Connection[Any], table: str) -> list[str]:
+    """The runs of which an ops table has rows."""
+    return [run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")]
+
+
+def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: Iterable[Row]) -> None:
+    """Copies rows of the ledger to an ops table."""
     with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
-        for row in rows.where(~rows.run_id.isin(known)).select(*columns).toLocalIterator():
+        for row in rows:
             copy.write_row(row)
 
 
