@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+export PATH=$PWD/.venv/bin:$PATH
 export SPARK_MASTER_PORT=${SPARK_MASTER_PORT:-7077} SPARK_MASTER_WEBUI_PORT=${SPARK_MASTER_WEBUI_PORT:-8080}
 export SPARK_MASTER_URL=spark://127.0.0.1:$SPARK_MASTER_PORT SPARK_LOCAL_IP=127.0.0.1 SPARK_WORKER_WEBUI_PORT=0
 export SPARK_WORKER_CORES=${SPARK_WORKER_CORES:-1} SPARK_WORKER_MEMORY=${SPARK_WORKER_MEMORY:-2g}
@@ -33,6 +34,6 @@ if [ $# -gt 0 ]; then
   "$@"
 else
   echo "$said; web page $page; ends with Ctrl-C"
-  echo "next    .venv/bin/spark-submit --master $SPARK_MASTER_URL --properties-file conf/spark-defaults.conf jobs/run.py"
+  echo "next    . .venv/bin/activate; spark-submit --master $SPARK_MASTER_URL --properties-file conf/spark-defaults.conf jobs/run.py"
   wait "${processes[0]}"
 fi

@@ -11,4 +11,6 @@ SPARK_HOME=$(.venv/bin/python -c 'import pathlib, pyspark; print(pathlib.Path(py
 SPARK_CONF_DIR=$PWD/conf
 SPARK_LOCAL_IP=${SPARK_LOCAL_IP:-127.0.0.1}
 SPARK_DAEMON_JAVA_OPTS="-Dassay.log.level=info ${SPARK_DAEMON_JAVA_OPTS:-}"
-export SPARK_HOME SPARK_CONF_DIR SPARK_LOCAL_IP SPARK_DAEMON_JAVA_OPTS
+# Executors start Python workers as `python3`, and inherit from the worker where to look for it.
+PATH=$PWD/.venv/bin:$PATH
+export PATH SPARK_HOME SPARK_CONF_DIR SPARK_LOCAL_IP SPARK_DAEMON_JAVA_OPTS

@@ -1,7 +1,9 @@
 """One Spark session for the whole suite: it costs seconds, the tests in it milliseconds."""
 
+import importlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -12,8 +14,8 @@ from jobs.engine import embedded
 from jobs.engine.database import Database
 from jobs.engine.session import FOR_FEW_ROWS, jvm, start_session
 from scripts.proof.world import new_database
-from scripts.samples import contacts, credits, interactions, members, signups
-from tests.lab import Lab
+from scripts.samples import SampleCounts
+from tests.lab import Lab, Place
 
 # A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
 # command line and spark-submit run in other tests has the settings of conf/spark-defaults.conf.
@@ -68,11 +70,22 @@ def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Iterator[Lab
     jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 
+@dataclass(frozen=True)
+class Sample:
+    """All sources on small samples, published; for tests that only look. `made` is what each sample holds."""
+
+    place: Place
+    made: Mapping[str, SampleCounts]
+
+
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
-    """All sources on small samples, published; for tests that only look."""
-    lab = Lab(tmp_path_factory.mktemp("sample"), spark, new_database(postgres, "sample"))
-    for source in (contacts, credits, interactions, members, signups):
-        source.write(lab.landing / source.__name__.rsplit(".", 1)[1], rows=1_000)
-    lab.run()
-    return lab
+def sample(tmp_path_factory: pytest.TempPathFactory, postgres: Database) -> Sample:
+    """Made by the `assay` command, as users would, and so in tests that do without the session."""
+    place = Place(tmp_path_factory.mktemp("sample"), new_database(postgres, "sample"))
+    made = {
+        name: importlib.import_module(f"scripts.samples.{name}").write(place.landing / name, rows=1_000)
+        for name in ("contacts", "credits", "interactions", "members", "signups")
+    }
+    run = place.process("run")
+    assert run.returncode == 3, run.stdout + run.stderr  # the samples have empty files
+    return Sample(place, made)

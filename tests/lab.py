@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,25 @@ from jobs import cli
 from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.delta import Lakehouse
+from jobs.engine.session import PROJECT
 from jobs.engine.settings import PostgresSettings, Settings
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Layer, Summary
 from jobs.run import run_sources
 
 
-class Lab:
-    """Writes raw files, runs Assay on them and reads what came out."""
+class Place:
+    """Landing, lakehouse, output and database of one Assay, for `assay` processes to work on."""
 
-    def __init__(self, folder: Path, spark: SparkSession, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         self.landing, self.output = folder / "landing", folder / "output"
         self.database = database
-        self.lake = Lakehouse(spark, str(folder / "lakehouse"))
         server = PostgresSettings(
             host=database.host, port=database.port, db=database.name, user=database.user, password=database.password
         )
         self.settings = Settings(
             landing=str(self.landing),
-            lakehouse=self.lake.root,
+            lakehouse=str(folder / "lakehouse"),
             output=str(self.output),
             database=folder / "postgres",
             logs=folder / "logs",
@@ -50,6 +51,40 @@ class Lab:
             os.utime(file, (at, at))
         return file
 
+    def query(self, statement: str, user: Database | None = None) -> list[tuple[Any, ...]]:
+        """What Postgres answers."""
+        with psycopg.connect((user or self.database).conninfo(), autocommit=True) as connection:
+            return connection.execute(statement).fetchall()  # type: ignore[arg-type]
+
+    def process(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """The `assay` command in a process of its own."""
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        environment = self.environment() | variables
+        return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900)
+
+    def environment(self) -> dict[str, str]:
+        """What makes a new `assay` process work here."""
+        return {
+            **os.environ,
+            "ASSAY_LANDING": self.settings.landing,
+            "ASSAY_LAKEHOUSE": self.settings.lakehouse,
+            "ASSAY_OUTPUT": self.settings.output,
+            "ASSAY_LOGS": str(self.settings.logs),
+            "POSTGRES_HOST": self.database.host,
+            "POSTGRES_PORT": str(self.database.port),
+            "POSTGRES_DB": self.database.name,
+            "POSTGRES_USER": self.database.user,
+            "POSTGRES_PASSWORD": self.database.password,
+        }
+
+
+class Lab(Place):
+    """Writes raw files, runs Assay on them in this process, whose session is warm, and reads what came out."""
+
+    def __init__(self, folder: Path, spark: SparkSession, database: Database) -> None:
+        super().__init__(folder, database)
+        self.lake = Lakehouse(spark, self.settings.lakehouse)
+
     def start(self) -> Run:
         """A run that has done nothing yet."""
         return start_run(self.settings, Console(quiet=True), quiet=True)
@@ -64,11 +99,6 @@ class Lab:
     def table(self, path: str) -> DataFrame:
         """A Delta table, e.g. `silver/contacts/contacts`."""
         return self.lake.read(path)
-
-    def query(self, statement: str, user: Database | None = None) -> list[tuple[Any, ...]]:
-        """What Postgres answers."""
-        with psycopg.connect((user or self.database).conninfo(), autocommit=True) as connection:
-            return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
     def account(self, layer: str) -> dict[str, tuple[int, ...]]:
         """Each file's accounts in force, summed: read, written, quarantined, deduplicated, superseded."""
@@ -92,18 +122,3 @@ class Lab:
                 cli.main(list(arguments))
             except SystemExit as ended:
                 return int(ended.code or 0), out.getvalue(), error.getvalue()
-
-    def environment(self) -> dict[str, str]:
-        """What makes a new `assay` process work in this lab."""
-        return {
-            **os.environ,
-            "ASSAY_LANDING": self.settings.landing,
-            "ASSAY_LAKEHOUSE": self.settings.lakehouse,
-            "ASSAY_OUTPUT": self.settings.output,
-            "ASSAY_LOGS": str(self.settings.logs),
-            "POSTGRES_HOST": self.database.host,
-            "POSTGRES_PORT": str(self.database.port),
-            "POSTGRES_DB": self.database.name,
-            "POSTGRES_USER": self.database.user,
-            "POSTGRES_PASSWORD": self.database.password,
-        }

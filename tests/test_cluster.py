@@ -6,18 +6,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from scripts.spark_health import find_problem, master_state
-from tests.conftest import FAST_FOR_FEW_ROWS
-from tests.lab import Lab
+from tests.conftest import FAST_FOR_FEW_ROWS, Sample
+from tests.lab import Place
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SECONDS_TO_START = 60
@@ -34,11 +33,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def without_spark(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what an earlier session of this process may have set."""
+    return {name: value for name, value in environment.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+
+
 @contextmanager
 def running(script: str, log: Path, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     """The script in the foreground of its own process, ended by its id."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
-    environment = inherited | {name: str(value) for name, value in settings.items()}
+    environment = without_spark(os.environ) | {name: str(value) for name, value in settings.items()}
     with log.open("wb") as output:
         process = subprocess.Popen([SCRIPTS / script], env=environment, stdout=output, stderr=output)
         try:
@@ -136,10 +139,10 @@ def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[s
 
 
 def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
-    cluster: Cluster, sample: Lab, tmp_path: Path, spark: SparkSession, database: Database
+    cluster: Cluster, sample: Sample, tmp_path: Path, database: Database
 ) -> None:
-    other = Lab(tmp_path, spark, database)
-    submit = [Path(sys.executable).with_name("spark-submit"), "--properties-file", "conf/spark-defaults.conf"]
+    other = Place(tmp_path, database)
+    submit = ["spark-submit", "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m"]
     java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     light = {
@@ -149,7 +152,12 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
         "spark.executor.extraJavaOptions": java,
     }
     submit += [word for name, value in light.items() for word in ("--conf", f"{name}={value}")]
-    environment = other.environment() | {"ASSAY_LANDING": sample.settings.landing, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = other.environment() | {"ASSAY_LANDING": sample.place.settings.landing}
+    # As in a shell in which .venv/bin/activate was called.
+    environment = without_spark(environment) | {
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     job = subprocess.run(
         [*submit, "jobs/run.py"],
         cwd=SCRIPTS.parent, env=environment, capture_output=True, text=True, timeout=900,
@@ -157,8 +165,8 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     assert job.returncode == 3, job.stdout + job.stderr  # the samples have empty files
     assert f"master {cluster.url}" in job.stdout
     tables = "SELECT table_name, row_count, checksum FROM ops.release_tables ORDER BY 1"
-    assert other.query(tables) == sample.query(tables)
-    assert visible_files(other.output) == visible_files(sample.output)
+    assert other.query(tables) == sample.place.query(tables)
+    assert visible_files(other.output) == visible_files(sample.place.output)
 
 
 def test_a_cluster_for_one_command(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pyspark.sql import SparkSession
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from scripts.proof.world import new_database
-from scripts.samples.contacts import write as write_contacts
 from tests.lab import Lab
 
 BASE = {
@@ -178,18 +177,6 @@ def test_a_new_file_makes_a_new_release_readers_see_one_and_what_they_own_stays(
         assert reader.execute("SELECT max(release_id) FROM ops.releases").fetchone() == (1,)
     assert published.query("SELECT n FROM gold.mine") == [(2,)]
     assert published.account("silver")["contacts/b.jsonl"] == (2, 1, 0, 1, 0)
-
-
-def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
-    made = write_contacts(lab.landing / "contacts", rows=2_000)
-    line_ = lab.run("contacts", until="silver").sources[0]
-    bad = sum(made.bad.values())
-    copied = (
-        lab.table("ops/row_accounts").where("layer = 'bronze'").selectExpr("sum(rows_deduplicated)").collect()[0][0]
-    )
-    assert copied > 0
-    counts = (line_.rows_in - copied, line_.written, line_.quarantined, line_.dedup - copied)
-    assert counts == (made.lines, made.valid, bad, made.duplicates)
 
 
 def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(

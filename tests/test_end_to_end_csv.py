@@ -1,14 +1,11 @@
 """Credits and signups, raw CSV to Postgres: columns that move, files that are replaced, corrected or sent again."""
 
-import re
 from decimal import Decimal
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from jobs.engine.errors import AssayError
-from scripts.samples import credits, signups
 from tests.lab import Lab
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -93,43 +90,3 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     monkeypatch.setenv("CSV_FILE", str(single))
     lab.run("signups")
     assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]
-
-
-def test_samples_come_out_as_they_were_made(sample: Lab, tmp_path: Path) -> None:
-    made = credits.write(tmp_path / "credits", rows=1_000)
-    assert dict(sample.query(BALANCES)) == {org: made.totals[org] for org in dict(sample.query(BALANCES))}
-    people = signups.write(tmp_path / "signups", rows=1_000)
-    assert sample.query("SELECT count(*) FROM restricted.users") == [(people.valid,)]
-
-
-def test_analysts_do_not_read_who_signed_up(sample: Lab) -> None:
-    with psycopg.connect(sample.database.conninfo(), autocommit=True) as connection:
-        connection.execute("ALTER ROLE analyst PASSWORD 'for this test'")
-        connection.execute("ALTER ROLE restricted_reader PASSWORD 'for this test'")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        sample.query("SELECT * FROM restricted.users", sample.database.as_user("analyst", "for this test"))
-    reader = sample.database.as_user("restricted_reader", "for this test")
-    assert sample.query("SELECT count(*) > 0 FROM restricted.users", reader) == [(True,)]
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        sample.query("SELECT * FROM gold.daily_user_counts", reader)
-
-
-def test_the_questions_of_the_readme_are_answered_with_plain_selects(sample: Lab) -> None:
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    statements = [
-        statement.strip()
-        for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
-        for statement in re.sub(r"--.*", "", block).split(";")
-        if statement.strip()
-    ]
-    assert len(statements) >= 8
-    analyst = [statement for statement in statements if "restricted." not in statement]
-    for statement in analyst:
-        assert not re.search(r"\b(join|group by)\b", statement, re.IGNORECASE), statement
-        sample.query(statement)
-
-
-def test_the_readme_names_every_published_table(sample: Lab) -> None:
-    readme = (Path(__file__).resolve().parents[1] / "docs/sources.md").read_text()
-    tables = sample.query("SELECT DISTINCT table_name FROM ops.release_tables")
-    assert [name for (name,) in tables if f"`{name}`" not in readme] == []

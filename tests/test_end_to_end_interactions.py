@@ -2,7 +2,6 @@
 
 from datetime import date, datetime
 
-from scripts.samples import interactions
 from tests.jobs.engine.test_workbooks import workbook
 from tests.lab import Lab
 
@@ -71,13 +70,3 @@ def test_sheets_that_have_not_come_yet_are_empty(lab: Lab) -> None:
     lab.land("interactions/products.csv", "Date,Product\n10-2019,Alpha\n")
     lab.run("interactions")
     assert lab.query("SELECT * FROM gold.product_customer_types") == [("Alpha", "Unknown", 1)]
-
-
-def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
-    made = interactions.write(lab.landing / "interactions", rows=1_000)
-    lab.run("interactions", until="silver")
-    read, written, quarantined, deduplicated, superseded = (
-        sum(column) for column in zip(*lab.account("silver").values(), strict=True)
-    )
-    assert (read, written, quarantined) == (made.lines, made.valid, sum(made.bad.values()))
-    assert deduplicated + superseded == made.duplicates + made.superseded

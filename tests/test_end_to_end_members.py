@@ -4,7 +4,6 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
-from scripts.samples import members
 from tests.lab import Lab
 
 ANN, BOB, CYD = "ada6ee1abc22511c", "b0b6ee1abc22511c", "c1d6ee1abc22511c"
@@ -96,10 +95,3 @@ def test_very_many_small_files_are_read_as_folders_and_each_is_accounted_for(lab
     accounts = lab.account("silver")
     assert len(accounts) == count
     assert set(accounts.values()) == {(1, 1, 0, 0, 0)}
-
-
-def test_the_sample_comes_out_as_it_was_made(lab: Lab) -> None:
-    made = members.write(lab.landing / "members", rows=1_000)
-    line = lab.run("members", until="silver").sources[0]
-    assert line.rows_in - line.dedup == made.lines - made.duplicates
-    assert (line.written, line.quarantined) == (made.valid, sum(made.bad.values()))
