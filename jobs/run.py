@@ -35,6 +35,7 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer)
 
 def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer]) -> Summary:
     summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
+    run.ledger.load([source.name for source in sources])
     with ThreadPoolExecutor(max_workers=SOURCES_AT_ONCE) as pool:
         # All of them first: a wrong rule is to be found before any data is read.
         for _ in pool.map(partial(_check, run), sources):

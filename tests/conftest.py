@@ -1,10 +1,12 @@
 """One Spark session for the whole suite: it costs seconds, the tests in it milliseconds."""
 
 import importlib
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -72,10 +74,14 @@ def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Iterator[Lab
 
 @dataclass(frozen=True)
 class Sample:
-    """All sources on small samples, published; for tests that only look. `made` is what each sample holds."""
+    """All sources on small samples, published; for tests that only look.
+
+    `made` is what each sample holds, `summary` what the run says of itself.
+    """
 
     place: Place
     made: Mapping[str, SampleCounts]
+    summary: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +92,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory, postgres: Database) -> Samp
         name: importlib.import_module(f"scripts.samples.{name}").write(place.landing / name, rows=1_000)
         for name in ("contacts", "credits", "interactions", "members", "signups")
     }
-    run = place.process("run")
+    run = place.process("run", "--json")
     assert run.returncode == 3, run.stdout + run.stderr  # the samples have empty files
-    return Sample(place, made)
+    return Sample(place, made, json.loads(run.stdout))

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from scripts.proof.world import new_database
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 
 BASE = {
     "time_call_began": "2023-01-01 09:35:00",
@@ -74,25 +74,16 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab:
     assert csv_file.read_text().splitlines() == csv, "a missing export is written again"
 
 
-def test_quarantine_keeps_the_raw_text_all_reasons_the_rules_text_file_and_batch(lab: Lab) -> None:
-    bad = line(time_call_ended="2023-01-01 09:00:00", counselors="[]")
-    lab.land("contacts/a.jsonl", bad)
-    lab.run("contacts", until="silver")
-    row = lab.table("quarantine/contacts/contacts").collect()[0]
-    assert (row._raw + "\n", row._source_file, row._batch_id) == (bad, "contacts/a.jsonl", 1)
-    assert {reason.rule for reason in row.reasons} == {"ends_after_start", "has_counselor"}
-    assert all(reason.reason and reason.expression for reason in row.reasons)
-
-
 def test_files_delivered_again_add_nothing_and_a_replaced_one_takes_its_earlier_rows_out_everywhere(lab: Lab) -> None:
+    contacts = with_gold("contacts", "contacts")
     lab.land("contacts/a.jsonl", lines(1, 2) + "not json\n", at=1_000_000_000)
     lab.land("contacts/b.jsonl", lines(2, 5))
-    lab.run("contacts")
+    lab.run(contacts)
     assert contacts_in(lab) == 3
 
     lab.land("contacts/a.jsonl", lines(1, 2) + "not json\n", at=1_100_000_000)
     lab.land("contacts/copy of b.jsonl", lines(2, 5))
-    summary = lab.run("contacts")
+    summary = lab.run(contacts)
     assert (summary.release_id, summary.sources[0].files) == (None, "2 delivered again")
     assert lab.account("bronze") == {
         "contacts/a.jsonl": (6, 3, 0, 3, 0),
@@ -102,7 +93,7 @@ def test_files_delivered_again_add_nothing_and_a_replaced_one_takes_its_earlier_
     assert (contacts_in(lab), lab.query("SELECT count(*) FROM ops.releases")) == (3, [(1,)])
 
     lab.land("contacts/a.jsonl", lines(1, 3, 4))
-    summary = lab.run("contacts")
+    summary = lab.run(contacts)
     assert lab.query("SELECT extract(minute FROM started_at)::int FROM gold.contacts ORDER BY 1") == [
         (1,), (2,), (3,), (4,), (5,),
     ]  # fmt: skip
@@ -134,13 +125,23 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
     assert "�" in row._raw
 
 
+BAD = line(time_call_ended="2023-01-01 09:00:00", counselors="[]")
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, postgres: Database) -> Lab:
-    """A lab in which one contact is published; for tests that only look."""
+    """A lab in which one contact is published, and one held back; for tests that only look."""
     lab = Lab(tmp_path_factory.mktemp("published"), spark, new_database(postgres, "published"))
-    lab.land("contacts/a.jsonl", lines(1))
+    lab.land("contacts/a.jsonl", lines(1) + BAD)
     lab.run("contacts")
     return lab
+
+
+def test_quarantine_keeps_the_raw_text_all_reasons_the_rules_text_file_and_batch(published: Lab) -> None:
+    row = published.table("quarantine/contacts/contacts").collect()[0]
+    assert (row._raw + "\n", row._source_file, row._batch_id) == (BAD, "contacts/a.jsonl", 1)
+    assert {reason.rule for reason in row.reasons} == {"ends_after_start", "has_counselor"}
+    assert all(reason.reason and reason.expression for reason in row.reasons)
 
 
 def test_analysts_read_gold_and_ops_and_nothing_else(published: Lab) -> None:
@@ -188,11 +189,12 @@ def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(
     monkeypatch.setattr(
         module, "contacts", lambda raw, timezone: whole(raw.where("_raw not like '%09:02:%'"), timezone)
     )
+    contacts = with_gold("contacts", "contacts")
     lab.land("contacts/a.jsonl", lines(1, 2, 3))
     with pytest.raises(
         AssayError, match=r"silver.contacts.contacts does not balance \(file contacts/a.jsonl, batch 1\)"
     ):
-        lab.run("contacts")
+        lab.run(contacts)
     with pytest.raises(psycopg.errors.UndefinedTable):
         lab.query("SELECT * FROM gold.contacts")
 

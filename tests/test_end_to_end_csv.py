@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from jobs.engine.errors import AssayError
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
 ADD = "org_1,ann,api_call,add,100.10,2024-11-24 00:00:00\n"
@@ -15,6 +15,7 @@ BALANCES = "SELECT org_id, credit_balance FROM gold.org_credit_balances ORDER BY
 
 
 def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> None:
+    credits = with_gold("credits", "org_credit_balances", "user_activity")
     lab.land("credits/a.csv", HEADER + ADD + DEDUCT + DEDUCT)
     lab.land(
         "credits/b.csv",
@@ -24,7 +25,7 @@ def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> No
         "1734912000;;2;teleport;data_export;bob;org_2\r\n"
         "too;few\r\n",
     )
-    lab.run("credits")
+    lab.run(credits)
     balances = [("org_1", Decimal("40.10")), ("org_2", Decimal("6.50"))]
     assert lab.query(BALANCES) == balances
     assert lab.account("silver") == {"credits/a.csv": (3, 3, 0, 0, 0), "credits/b.csv": (4, 2, 2, 0, 0)}
@@ -38,12 +39,12 @@ def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> No
     ids = lab.query("SELECT event_id FROM gold.user_activity ORDER BY 1")
 
     lab.land("credits/a (copy).csv", HEADER + ADD + DEDUCT + DEDUCT)
-    again = lab.run("credits")
+    again = lab.run(credits)
     assert (again.release_id, lab.query(BALANCES)) == (None, balances)
     assert lab.account("bronze")["credits/a (copy).csv"] == (3, 0, 0, 3, 0)
 
     lab.land("credits/b.csv", HEADER + "org_2,bob,data_export,add,9,10/29/2024 12:00 AM\n")
-    lab.run("credits")
+    lab.run(credits)
     assert lab.query(BALANCES) == [("org_1", Decimal("40.10")), ("org_2", Decimal("9.00"))]
     assert lab.account("silver")["credits/b.csv"] == (5, 1, 0, 0, 4)
     kept = lab.query("SELECT event_id FROM gold.user_activity WHERE org_id = 'org_1' ORDER BY 1")
@@ -69,13 +70,14 @@ def test_balances_that_do_not_add_up_are_not_published(lab: Lab, monkeypatch: py
 def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    signups = with_gold("signups", "users", "daily_user_counts")
     header = "id,first_name,last_name,age,gender,visit_date\n"
     ann, bob = "1043 0276,Ann,Lee,34,F,2024-05-01\n", "1043 0277,Bob,Ray,41,M,05/01/2024\n"
     corrected = "1043 0276,Ann,Leigh,35,F,2024-05-03\n"
     lab.land("signups/new.csv", header + corrected + "no id,X,Y,1,F,2024-05-01\n", at=1_700_000_000)
-    lab.run("signups")
+    lab.run(signups)
     lab.land("signups/old.csv", header + ann + bob, at=1_600_000_000)
-    lab.run("signups")
+    lab.run(signups)
     assert lab.query("SELECT last_four, last_name, visit_date::text FROM restricted.users ORDER BY 1") == [
         ("0276", "Leigh", "2024-05-03"),
         ("0277", "Ray", "2024-05-01"),
@@ -88,5 +90,5 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     single = lab.land("elsewhere/one.csv", header + "7 0001,Cy,Orr,20,M,2024-05-09\n", at=1_700_000_001)
     lab.land("signups/unread.csv", header + "8 0001,Di,Fox,20,F,2024-05-10\n")
     monkeypatch.setenv("CSV_FILE", str(single))
-    lab.run("signups")
+    lab.run(signups)
     assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]

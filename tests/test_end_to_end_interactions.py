@@ -60,13 +60,3 @@ def test_a_workbook_then_newer_sheets_then_the_workbook_again(lab: Lab) -> None:
     lab.run("interactions")
     assert (7, "Email", 1) in lab.query(COUNTS)
     assert lab.account("silver")["interactions/interactions_2.csv"] == (2, 0, 0, 0, 2)
-
-
-def test_sheets_that_have_not_come_yet_are_empty(lab: Lab) -> None:
-    lab.land("interactions/interactions.csv", "Customers,Interaction,Date Start\n5,Email,04/10/2019 09:00\n")
-    lab.run("interactions")
-    assert lab.query(COUNTS) == [(5, "Email", 1)]
-    assert lab.query("SELECT * FROM gold.product_customer_types") == [("Unknown", "Unknown", 1)]
-    lab.land("interactions/products.csv", "Date,Product\n10-2019,Alpha\n")
-    lab.run("interactions")
-    assert lab.query("SELECT * FROM gold.product_customer_types") == [("Alpha", "Unknown", 1)]

@@ -77,7 +77,9 @@ def test_a_difference_would_be_seen() -> None:
 
 
 @pytest.mark.parametrize("source", ["members", "interactions"])
-def test_damaged_files_stop_no_run_and_each_is_accounted_for(tmp_path: Path, database: Database, source: str) -> None:
+def test_damaged_files_stop_no_run_and_each_is_accounted_for(
+    tmp_path: Path, spark: SparkSession, database: Database, source: str
+) -> None:
     found = feed(load_sources([source])[0], 14, 11, tmp_path, database)
     assert found.wrong == []
     assert found.rows_read > 0

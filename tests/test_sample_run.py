@@ -21,6 +21,13 @@ def test_a_sample_comes_out_as_it_was_made(sample: Sample, source: str) -> None:
     assert deduplicated + superseded == made.duplicates + made.superseded
 
 
+def test_the_summary_for_machines_says_the_same(sample: Sample) -> None:
+    assert {line["source"]: line["written"] for line in sample.summary["sources"]} == {
+        name: made.valid for name, made in sample.made.items()
+    }
+    assert sample.summary["release_id"] == 1
+
+
 def test_files_that_were_delivered_again_are_accounted_for(sample: Sample) -> None:
     again = "SELECT sum(rows_deduplicated) FROM ops.row_accounts WHERE source = 'contacts' AND layer = 'bronze'"
     assert sample.place.query(again)[0][0] > 0

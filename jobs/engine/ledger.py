@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from threading import Lock, RLock
@@ -86,18 +87,35 @@ class Ledger:
         self._states: dict[str, TableState] | None = None
         self._batches: set[tuple[str, str, str, int]] | None = None
         # Sources are refined a few at a time, each in a thread of its own.
-        self._loading, self._writing = RLock(), Lock()
+        self._loading = {table: RLock() for table in (FILES, ACCOUNTS, TABLES)}
+        self._writing = Lock()
+
+    def load(self, sources: Sequence[str]) -> None:
+        """Reads what a run of these sources asks for first, at once: planning, which takes longest, uses one core."""
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            histories = pool.submit(self._load_histories, sources)
+            states, accounted = pool.submit(self.table_states), pool.submit(self._accounted)
+            histories.result(), states.result(), accounted.result()
 
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""
-        with self._loading:
-            if source not in self._histories:
-                columns = list(FileEvent.__dataclass_fields__)
-                rows = self._read(FILES, FILE_SCHEMA).where(F.col("source") == source).select(*columns).collect()
-                asked = self._read(REQUESTS, REQUEST_SCHEMA).where(F.col("source") == source).collect()
-                requests = [Request(r["batch_id"], r["kind"], tuple(r["batches"]), r["rule"]) for r in asked]
-                self._histories[source] = History((FileEvent(**row.asDict()) for row in rows), requests)
-            return self._histories[source]
+        self._load_histories([source])
+        return self._histories[source]
+
+    def _load_histories(self, sources: Sequence[str]) -> None:
+        with self._loading[FILES]:
+            unknown = [source for source in sources if source not in self._histories]
+            if not unknown:
+                return
+            is_wanted, columns = F.col("source").isin(*unknown), list(FileEvent.__dataclass_fields__)
+            files: dict[str, list[FileEvent]] = {source: [] for source in unknown}
+            for row in self._read(FILES, FILE_SCHEMA).where(is_wanted).select("source", *columns).collect():
+                files[row[0]].append(FileEvent(*row[1:]))
+            requests: dict[str, list[Request]] = {source: [] for source in unknown}
+            for row in self._read(REQUESTS, REQUEST_SCHEMA).where(is_wanted).collect():
+                request = Request(row["batch_id"], row["kind"], tuple(row["batches"]), row["rule"])
+                requests[row["source"]].append(request)
+            self._histories |= {source: History(files[source], requests[source]) for source in unknown}
 
     def record_request(self, source: str, request: Request) -> None:
         """Records that rows are to go through silver once more; the run that does it may be a later one."""
@@ -142,7 +160,7 @@ class Ledger:
 
     def _accounted(self) -> set[tuple[str, str, str, int]]:
         """All (source, layer, table, batch) that have accounts."""
-        with self._loading:
+        with self._loading[ACCOUNTS]:
             if self._batches is None:
                 rows = self.all_accounts().select("source", "layer", "table_name", "batch_id").distinct().collect()
                 self._batches = {tuple(row) for row in rows}
@@ -192,7 +210,7 @@ class Ledger:
 
     def table_states(self) -> dict[str, TableState]:
         """The newest state of each derived table, by name."""
-        with self._loading:
+        with self._loading[TABLES]:
             if self._states is None:
                 newest = F.max_by(F.struct(*_STATE_COLUMNS), F.struct("recorded_at", "delta_version")).alias("state")
                 rows = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name").agg(newest).select("state.*").collect()

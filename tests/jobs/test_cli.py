@@ -1,6 +1,5 @@
 """The command line as a user meets it: help, exit codes, and errors that say what to do."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -111,12 +110,3 @@ def test_without_java_17_set_up_says_how_to_install_it(tmp_path: Path, java: str
     assert says in ended.stderr
     assert all(word in ended.stderr for word in ("Java 17", "apt install", "dnf install", "brew install"))
     assert len(ended.stderr.strip().splitlines()) == 1
-
-
-def test_the_summary_for_machines_is_json(tmp_path: Path) -> None:
-    ended = assay(
-        "run", "--source", "contacts", "--until", "silver", "--json",
-        ASSAY_LANDING=str(tmp_path / "landing"), ASSAY_LAKEHOUSE=str(tmp_path / "lake"), ASSAY_LOGS=str(tmp_path),
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["sources"][0]["files"] == "nothing new"

@@ -13,7 +13,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
 from jobs.engine.session import jvm
 from jobs.engine.sources import load_sources
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 from tests.test_end_to_end_members import ANN, documents, entry
 
 
@@ -39,17 +39,18 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintain, "MANY", 2)
+    members = with_gold("members", "member", "engagement_segments", "member_documents")
     lab.settings = lab.settings.model_copy(update={"keep_releases": 2})
     for age in (40, 41, 42):
         lab.land(f"members/{age}.log", entry(ANN, age=age))
-        lab.run("members")
+        lab.run(members)
         let_days_pass(lab, 20)
     before = on_disk(lab)
     code, said, _ = lab.assay("maintain", "--dry-run")
     assert (code, "bronze.members.members" in said) == (0, True)
     assert on_disk(lab) == before
 
-    done = maintain.maintain(lab.start(), load_sources(["members"]))
+    done = maintain.maintain(lab.start(), [members])
     work = {table.table: table for table in done.tables}
     assert (work["bronze/members/members"].files_before, work["bronze/members/members"].files_after) == (3, 1)
     assert work["gold/members/member"].files_removed == 1
@@ -60,30 +61,30 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
     # Nothing to compute, to publish or to write; and twice is once.
     versions = {table: lab.lake.version(table) for table in work if not table.startswith("ops/")}
     inode = documents(lab)[f"member-{ANN}.json"].stat().st_ino
-    idle = lab.run("members")
+    idle = lab.run(members)
     assert (idle.release_id, idle.documents) == (None, [])
     assert {table: lab.lake.version(table) for table in versions} == versions
     assert documents(lab)[f"member-{ANN}.json"].stat().st_ino == inode
     # Release 1 is gone; release 2, which is older than Delta keeps versions by itself, is not.
     with pytest.raises(AssayError, match="version 0, which release 1 shows, is no longer there"):
-        releases.rollback(lab.start(), load_sources(["members"]), lab.database, 1)
-    releases.rollback(lab.start(), load_sources(["members"]), lab.database, 2)
+        releases.rollback(lab.start(), [members], lab.database, 1)
+    releases.rollback(lab.start(), [members], lab.database, 2)
     assert lab.query("SELECT age FROM gold.member") == [(41,)]
-    again = maintain.maintain(lab.start(), load_sources(["members"]))
+    again = maintain.maintain(lab.start(), [members])
     # The other table is the same in both, so that its older version is no longer needed.
     removed = {table.table: table.files_removed for table in again.tables if table.is_worth_saying}
     assert {table: files for table, files in removed.items() if not table.startswith("ops/")} == {
         "gold/members/engagement_segments": 1
     }
-    assert lab.run("members").release_id is None
+    assert lab.run(members).release_id is None
     assert '"age":41' in documents(lab)[f"member-{ANN}.json"].read_text().replace(" ", "")
 
 
 def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releases_are_unknown(lab: Lab) -> None:
-    sources = load_sources(["contacts", "members"])
+    sources, members = load_sources(["contacts", "members"]), with_gold("members", "member")
     for age in (40, 41):
         lab.land("members/a.log", entry(ANN, age=age))
-        lab.run("members", until="gold")
+        lab.run(members, until="gold")
         let_days_pass(lab, 20)
     gold = {file for file in on_disk(lab) if "/gold/" in file}
     export = next(export.file for source in sources for export in source.exports.values())

@@ -14,7 +14,8 @@ from jobs.engine.settings import PostgresSettings
 from jobs.engine.sources import Source, load_sources
 from jobs.planning import Plan, plan_sources
 from jobs.run import run_sources
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
+from tests.test_end_to_end_interactions import COUNTS
 from tests.test_end_to_end_members import ANN, BOB, CYD, entry
 from tests.test_end_to_end_replay import relaxed
 
@@ -24,7 +25,7 @@ STATUS = {"read": "loaded", "delivered_again": "known", "set_aside": "rejected"}
 
 @pytest.fixture
 def members() -> Source:
-    return load_sources(["members"])[0]
+    return with_gold("members", "member")
 
 
 @pytest.fixture(autouse=True)
@@ -227,10 +228,18 @@ def test_a_plan_names_what_a_crash_left(lab: Lab, members: Source) -> None:
 
 def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each_other(lab: Lab) -> None:
     interactions = load_sources(["interactions"])[0]
-    lab.land("interactions/customers.csv", "Customer_Id,Occupation,Type\n1,Teacher,Retail\n", at=1_700_000_000)
+    by_type = "SELECT * FROM gold.product_customer_types"
+    lab.land("interactions/interactions.csv", "Customers,Interaction,Date Start\n5,Email,04/10/2019 09:00\n")
     first = plan_then_run(lab, interactions)
     assert "no file yet: made without rows" in reasons(first).values()
-    assert reasons(first)["silver/interactions/customer_records"] == "batch 1 is new, and it is always made anew"
+    assert reasons(first)["silver/interactions/interaction_records"] == "batch 1 is new, and it is always made anew"
+    assert lab.query(COUNTS) == [(5, "Email", 1)]
+    assert lab.query(by_type) == [("Unknown", "Unknown", 1)]
+
+    # Of a table that is there, without rows so far, the first ones.
+    lab.land("interactions/products.csv", "Date,Product\n10-2019,Alpha\n")
+    plan_then_run(lab, interactions)
+    assert lab.query(by_type) == [("Alpha", "Unknown", 1)]
 
 
 def test_without_a_running_postgres_a_plan_says_so_and_starts_none(lab: Lab, members: Source, tmp_path: Path) -> None:

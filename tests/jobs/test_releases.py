@@ -12,7 +12,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.sources import load_sources
 from jobs.releases import Rollback
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 from tests.test_end_to_end import lines
 from tests.test_end_to_end_members import ANN, BOB, CYD, documents, entry
 
@@ -84,10 +84,11 @@ def test_a_rollback_shows_a_release_again_and_runs_leave_it_until_something_chan
 
 
 def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = with_gold("members", "member", "member_documents")
     lab.land("members/a.log", entry(ANN, age=40))
-    lab.run("members")
+    lab.run(members)
     lab.land("members/b.log", entry(ANN, age=41))
-    lab.run("members")
+    lab.run(members)
     with pytest.raises(AssayError, match="there is no release 9; nothing was changed"):
         rollback(lab, 9)
 
@@ -103,7 +104,7 @@ def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: p
     # Rows that are not those of the release.
     with psycopg.connect(lab.database.conninfo()) as connection:
         connection.execute("UPDATE ops.release_tables SET checksum = '1' WHERE release_id = 1")
-    with pytest.raises(AssayError, match=r"gold.engagement_segments: version 0 has 3 rows .* nothing was changed"):
+    with pytest.raises(AssayError, match=r"gold.member: version 0 has 1 rows .* nothing was changed"):
         rollback(lab, 1)
 
     # Columns that are declared anew.
@@ -126,30 +127,32 @@ def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: p
 
 
 def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: Lab) -> None:
+    contacts = with_gold("contacts", "contacts", "counselor_daily_cases")
+    members = with_gold("members", "member", "member_documents")
+
     def export() -> str:
         return (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()[-1]
 
     lab.land("members/a.log", entry(ANN, age=40))
     lab.land("contacts/a.jsonl", lines(1))
-    lab.run("contacts", "members")
+    lab.run(contacts, members)
     lab.land("members/b.log", entry(ANN, age=41))
     lab.land("contacts/b.jsonl", lines(2, 3))
-    lab.run("contacts", "members")
+    lab.run(contacts, members)
     assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
 
     rollback(lab, 1)
     assert (shown(lab), export()) == ({ANN: 40}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
     lab.land("members/c.log", entry(ANN, age=42))
-    assert lab.run("contacts", "members").tables_changed == ["gold.member"]
+    assert lab.run(contacts, members).tables_changed == ["gold.member"]
     assert (shown(lab), export()) == ({ANN: 42}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(1,)]
-    assert lab.run("contacts", "members").release_id is None
 
     # Mended: the file that was wrong is as it was before. What is live is right, and held back no more.
     lab.land("contacts/b.jsonl", lines(1))
-    assert lab.run("contacts", "members").release_id is None
+    assert lab.run(contacts, members).release_id is None
     lab.land("contacts/c.jsonl", lines(2, 3))
-    lab.run("contacts", "members")
+    lab.run(contacts)
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(3,)]
     assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
 

@@ -11,7 +11,7 @@ from jobs.engine.ledger import RowAccount
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source, load_sources
 from scripts.proof.world import entry, first_delivery
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 
 
 def that_fails(source: Source) -> Source:
@@ -25,7 +25,7 @@ def that_fails(source: Source) -> Source:
 
 def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab: Lab) -> None:
     first_delivery(lab.landing)
-    members, signups = load_sources(["members"])[0], load_sources(["signups"])[0]
+    members, signups = with_gold("members", "member"), load_sources(["signups"])[0]
     with pytest.raises(AssayError, match="rule never"):
         lab.run(that_fails(members), signups)
     assert lab.table("silver/signups/signups").count() == 2
@@ -53,13 +53,14 @@ def test_rules_are_checked_before_any_data_is_read_unless_the_same_ones_have_mad
     checked: list[str] = []
     monkeypatch.setattr(run_job.silver, "check", lambda _, source: checked.append(source.name))
     lab.land("members/a.log", entry("a" * 16, 40))
-    lab.run("members", until="silver")
-    lab.run("members", until="gold")
+    members = with_gold("members", "member")
+    lab.run(members, until="silver")
+    lab.run(members, until="gold")
     assert checked == ["members", "members"]
-    lab.run("members", until="gold")
+    lab.run(members, until="gold")
     assert checked == ["members", "members"]
     monkeypatch.setattr(Source, "logic", lambda _: "other code")
-    lab.run("members", until="bronze")
+    lab.run(members, until="bronze")
     assert checked == ["members"] * 3
 
 

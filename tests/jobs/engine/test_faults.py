@@ -12,7 +12,7 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
 from jobs.engine.session import jvm
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 from tests.test_end_to_end_members import ANN, BOB, entry
 
 Damage = Callable[[Path], Path]
@@ -96,7 +96,7 @@ def test_what_is_not_known_is_not_explained() -> None:
 def test_what_a_damaged_gold_table_lost_is_missed_and_nothing_is_published_until_it_is_made_anew(lab: Lab) -> None:
     for name, member in (("a", ANN), ("b", BOB)):
         lab.land(f"members/{name}.log", entry(member))
-        lab.run("members", until="gold")
+        lab.run(with_gold("members", "member"), until="gold")
     table = Path(lab.lake.path("gold/members/member"))
 
     # To Delta, a log file without lines is a commit that changed nothing: the rows of the one before come back.
