@@ -283,11 +283,11 @@ def _needed(run: Run, path: str, kept: Kept, report: Maintenance) -> timedelta:
     forgotten when a file was taken out of the table.
     """
     _, source, name = path.split("/")
-    current = set(run.lake.read(path).inputFiles())
+    current = set(run.lake.read_log(path).inputFiles())
     needed: set[str] = set()
     for version in sorted(kept.versions.get(name, frozenset()) | kept.versions.get(f"{source}/{name}", frozenset())):
         try:
-            needed |= set(run.lake.read(path, version).inputFiles())
+            needed |= set(run.lake.read_log(path, version).inputFiles())
         except (PySparkException, Py4JJavaError) as error:
             if not is_gone(error):
                 raise

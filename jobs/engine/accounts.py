@@ -48,7 +48,7 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     for number, accounted in enumerate(tables):
         for table, found in zip((accounted.table, accounted.quarantine), _FOUND, strict=True):
             if table and lake.exists(table):
-                parts.append(_rows(lake.read(table), number, found))
+                parts.append(_rows(lake.read_log(table), number, found))
     # A union and one aggregation: each delivery's account meets what was found of it, also if one of them is missing.
     union = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
     sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows_read", *_FATES, *_FOUND)]

@@ -1,9 +1,9 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -16,16 +16,17 @@ from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import jvm
 
-_FEW_ACTIONS = 32  # each takes calls to Java, and Spark looks up so many files without a job of its own
+_FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
 
 
 @dataclass(frozen=True)
-class _Overwritten:
-    """A version of a table that this process wrote whole, and its files."""
+class _Files:
+    """The files that hold all rows of a version of a table; none, if they are many or not known."""
 
+    identity: str
     version: int
     schema: StructType
-    files: list[str]
+    paths: list[str]
 
 
 class Lakehouse:
@@ -35,17 +36,25 @@ class Lakehouse:
         self.spark = spark
         self.root = root.rstrip("/")
         self._written: dict[str, tuple[int, dict[str, int]]] = {}
-        self._overwritten: dict[str, _Overwritten] = {}
+        self._files: dict[str, _Files] = {}
 
     def path(self, table: str) -> str:
         """Where a table lies, e.g. `silver/contacts/transfers`."""
         return f"{self.root}/{table}"
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
-        """The rows of a table, as of `version` or now."""
-        written = self._overwritten.get(table)
-        if written and written.version == (self.version(table) if version is None else version):
-            return self.spark.read.schema(written.schema).parquet(*written.files)
+        """The rows of a table, as of `version` or now.
+
+        The files of a small table are known from the checksum file beside Delta's newest commit. To find them in the
+        log, Delta would run two queries, which for such a table take longer than reading it.
+        """
+        known = self._newest_files(table)
+        if known.paths and version in (None, known.version):
+            return self.spark.read.schema(known.schema).parquet(*known.paths)
+        return self.read_log(table, version)
+
+    def read_log(self, table: str, version: int | None = None) -> DataFrame:
+        """The same, as Delta finds it in the log itself: for what holds one against the other, or must name files."""
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
@@ -90,17 +99,9 @@ class Lakehouse:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         # Such a table is read whole: no values of its rows in the log.
         options = {"overwriteSchema": "true", "delta.dataSkippingNumIndexedCols": "0"}
-        before = self._snapshot(table).version()
         frame.write.format("delta").mode("overwrite").options(**options).save(self.path(table))
         version = self.version(table)
         assert version is not None
-        self._overwritten.pop(table, None)
-        actions = [action for _, action in islice(self._actions(table, version), _FEW_ACTIONS)]
-        files = [str(action.path()) for action in actions if _is(action, "AddFile")]
-        # All rows of this version are in the files of this write. To find that out from the log, Delta would run two
-        # queries, which for a small table take longer than reading it.
-        if version == before + 1 and files and len(actions) < _FEW_ACTIONS:
-            self._overwritten[table] = _Overwritten(version, frame.schema, spark_paths(self.path(table), files))
         return version
 
     @contextmanager
@@ -170,6 +171,18 @@ class Lakehouse:
                 return bool(action.version() == number)
         return False
 
+    def _newest_files(self, table: str) -> _Files:
+        """The files of a table's newest version."""
+        snapshot = self._snapshot(table)
+        identity, version = str(snapshot.metadata().id()), int(snapshot.version())
+        known = self._files.get(table)
+        if known is None or (known.identity, known.version) != (identity, version):
+            paths = _paths(snapshot)
+            schema = StructType.fromJson(json.loads(snapshot.metadata().schemaString())) if paths else StructType()
+            files = spark_paths(self.path(table), paths)
+            known = self._files[table] = _Files(identity, version, schema, files)
+        return known
+
     def _actions(self, table: str, first: int) -> Iterator[tuple[int, Any]]:
         """What the commits from version `first` on say, each action with its version."""
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
@@ -197,10 +210,25 @@ def _is(action: Any, kind: str) -> bool:
     return bool(action.getClass().getSimpleName() == kind)
 
 
+def _paths(snapshot: Any) -> list[str]:
+    """The files of a version within the table's folder, if the checksum file names them and they are few."""
+    checksum = snapshot.checksumOpt()
+    # Above reader version 1, files alone do not tell all: which of their rows are deleted, for instance.
+    if not checksum.isDefined() or snapshot.protocol().minReaderVersion() > 1:
+        return []
+    named = checksum.get().allFiles()
+    if not named.isDefined() or named.get().size() > _FEW_FILES:
+        return []
+    paths = [str(named.get().apply(number).path()) for number in range(named.get().size())]
+    return paths if all(path[0] != "/" and ":" not in path for path in paths) else []
+
+
 def _numbers(snapshot: Any) -> dict[str, int]:
-    """The newest number of each writer."""
-    found, entries = {}, snapshot.transactions().iterator()
+    """The newest number of each writer, from the checksum file if there is one: Delta runs a query to find them."""
+    checksum, found = snapshot.checksumOpt(), dict[str, int]()
+    known = checksum.get().setTransactions() if checksum.isDefined() else checksum
+    entries = (known.get() if known.isDefined() else snapshot.setTransactions()).iterator()
     while entries.hasNext():
         entry = entries.next()
-        found[str(entry._1())] = int(entry._2())
+        found[str(entry.appId())] = int(entry.version())
     return found

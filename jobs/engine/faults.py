@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from jobs.engine.errors import AssayError
 
 _READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
+_NO_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _LOG_GAP = re.compile(r"\[(DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_TRUNCATED_TRANSACTION_LOG)[.\w]*\]")
 _CAUSE = re.compile(r"^Caused by: ([\w.$]+)", re.MULTILINE)
 _NO_SPACE = "No space left on device"
@@ -37,6 +38,8 @@ def explained(error: BaseException) -> AssayError | None:
     if found := _READING.search(text):
         kind = next((said for sign, said in _KINDS.items() if sign in text), None) or _innermost(text)
         return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
+    if found := _NO_FILE.search(text):
+        return AssayError(f"cannot read {found.group(1)}: it is gone", _WAY_OUT)
     return None
 
 

@@ -9,6 +9,7 @@ from pyspark.sql import Row, SparkSession
 from jobs.engine import delta
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
+from jobs.engine.session import jvm
 
 
 def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
@@ -30,34 +31,57 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     assert lake.read("t").count() == 2
 
 
-def test_what_was_overwritten_is_read_from_its_files_as_long_as_it_is_the_newest(
+def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_says(
     tmp_path: Path, spark: SparkSession
 ) -> None:
     lake = Lakehouse(spark, str(tmp_path / "odd [name] & ü"))
-    first = lake.overwrite(spark.sql("SELECT 1 AS id, 'Ann' AS name"), "gold/s/t")
-    second = lake.overwrite(spark.sql("SELECT 2 AS id, date '2024-05-01' AS day"), "gold/s/t")
+    first, second = (lake.overwrite(spark.sql(f"SELECT {n} AS id, 'Ann' AS name"), "gold/s/t") for n in (1, 2))
 
-    def asks_the_log(version: int | None) -> bool:
-        relation = lake.read("gold/s/t", version)._jdf.queryExecution().analyzed().collectLeaves().head().relation()
+    def asks_the_log(version: int | None = None, table: str = "gold/s/t") -> bool:
+        relation = lake.read(table, version)._jdf.queryExecution().analyzed().collectLeaves().head().relation()
         return "Delta" in relation.fileFormat().getClass().getSimpleName()
 
     newest = lake.read("gold/s/t")
-    assert (
-        newest.collect() == Lakehouse(spark, lake.root).read("gold/s/t").collect() == [Row(id=2, day=date(2024, 5, 1))]
-    )
+    assert newest.collect() == lake.read_log("gold/s/t").collect() == [Row(id=2, name="Ann")]
     assert lake.read("gold/s/t", first).collect() == [Row(id=1, name="Ann")]
     assert lake.read("gold/s/t", second).collect() == newest.collect()
     assert [asks_the_log(version) for version in (first, second, None)] == [True, False, False]
 
-    # Somebody else's write, and a table without rows.
-    Lakehouse(spark, lake.root).overwrite(spark.sql("SELECT 3 AS id"), "gold/s/t")
-    assert lake.read("gold/s/t").collect() == [Row(id=3)]
+    # Somebody else's write, and one more; other columns, of which the checksum file says nothing; a table without rows.
+    Lakehouse(spark, lake.root).overwrite(spark.sql("SELECT 3 AS id, 'Bob' AS name"), "gold/s/t")
+    assert (lake.read("gold/s/t").collect(), asks_the_log()) == ([Row(id=3, name="Bob")], False)
     assert lake.read("gold/s/t", second).collect() == newest.collect()
-    assert asks_the_log(None)
-    lake.overwrite(spark.sql("SELECT 4 AS id WHERE false"), "gold/s/t")
+    lake.append_once(spark.sql("SELECT 4 AS id, 'Cyd' AS name"), "gold/s/t", "writer", 1)
+    assert sorted(lake.read("gold/s/t").collect()) == [Row(id=3, name="Bob"), Row(id=4, name="Cyd")]
+    assert not asks_the_log()
+    lake.overwrite(spark.sql("SELECT 5 AS id, date '2024-05-01' AS day"), "gold/s/t")
+    assert (lake.read("gold/s/t").collect(), asks_the_log()) == ([Row(id=5, day=date(2024, 5, 1))], True)
+    lake.overwrite(spark.sql("SELECT 6 AS id WHERE false"), "gold/s/t")
     assert (lake.read("gold/s/t").collect(), lake.read("gold/s/t").columns) == ([], ["id"])
 
-    # Of a table of many files only the first part of the commit is looked at, and Delta is asked.
+    # Many files; columns that have other names there; no checksum file.
     lake.overwrite(spark.range(50).repartition(50), "gold/s/t")
-    assert asks_the_log(None)
-    assert lake.read("gold/s/t").count() == 50
+    assert (lake.read("gold/s/t").count(), asks_the_log()) == (50, True)
+    for _ in range(2):
+        lake.overwrite(spark.range(50).coalesce(1), "gold/s/t")
+    assert not asks_the_log()
+    path = lake.path("gold/s/t")
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.columnMapping.mode' = 'name')")
+    spark.sql(f"ALTER TABLE delta.`{path}` RENAME COLUMN id TO other")
+    assert (lake.read("gold/s/t").where("other < 7").count(), asks_the_log()) == (7, True)
+    lake.overwrite(spark.range(3).coalesce(1), "gold/s/u")
+    (tmp_path / "odd [name] & ü/gold/s/u/_delta_log/00000000000000000000.crc").unlink()
+    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    lake = Lakehouse(spark, lake.root)
+    assert (lake.read("gold/s/u").count(), asks_the_log(table="gold/s/u")) == (3, True)
+
+
+def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_path: Path, spark: SparkSession) -> None:
+    Lakehouse(spark, str(tmp_path)).append_once(spark.range(1), "t", "writer", 7)
+    for file in (None, tmp_path / "t/_delta_log/00000000000000000000.crc"):
+        if file:
+            file.unlink()
+        jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+        lake = Lakehouse(spark, str(tmp_path))
+        assert (lake.written_through("t", "writer"), lake.written_through("t", "other")) == (7, 0)
+        assert not lake.append_once(spark.range(1), "t", "writer", 7)
