@@ -13,21 +13,8 @@ from typing import Any
 
 import httpx
 
-from jobs.engine.database import Database
-
 ASSAY = Path(sys.executable).with_name("assay")
 START_SECONDS = 90.0
-
-
-def postgres_variables(database: Database) -> dict[str, str]:
-    """The environment that makes the service read this database."""
-    return {
-        "POSTGRES_HOST": database.host,
-        "POSTGRES_PORT": str(database.port),
-        "POSTGRES_DB": database.name,
-        "POSTGRES_USER": database.user,
-        "POSTGRES_PASSWORD": database.password,
-    }
 
 
 class Service:
@@ -73,7 +60,10 @@ class Service:
             self.announced += line
         self.url = self.announced.split()[2]
         self.port = int(self.url.rpartition(":")[2])
-        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+        # Threads share the client: its pool may close a connection that it calls surplus under another thread's request
+        # (encode/httpcore#1110), so none is surplus.
+        limits = httpx.Limits(max_keepalive_connections=None)
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=30, limits=limits)
         return self
 
     def kill(self) -> None:
