@@ -120,7 +120,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         # All of this is planned more than computed, so that each alone would leave cores idle.
         with ThreadPoolExecutor(max_workers=4) as pool:
             verified = pool.map(partial(verify_accounts, run), concerned)
-            news = pool.map(partial(_news, run), known.items())
+            news = pool.map(partial(_news, run), known, known.values())
             loaded = stage(run, connection, target, changed)
             for _ in verified:
                 pass
@@ -132,8 +132,8 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             if release_id is not None:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
-            for (table, (columns, _)), rows in zip(_OPS_TABLES.items(), news, strict=True):
-                postgres.copy_new(connection, table, columns, rows)
+            for table, rows in zip(known, news, strict=True):
+                postgres.copy_new(connection, table, _OPS_TABLES[table][0], rows)
         postgres.drop_staging(connection, changed)
         released = postgres.published_documents(connection)
     written = []
@@ -219,15 +219,14 @@ def write_files(run: Run, source: Source, shown: Shown) -> list[str]:
         return _write_documents(run, source, shown)
 
 
-def _news(run: Run, known: tuple[str, Sequence[str]]) -> Iterator[Row]:
-    """The rows of a table of the ledger that are to go to its ops table: planned by now, read when they are taken.
+def _news(run: Run, table: str, known: Sequence[str]) -> Iterator[Row]:
+    """The rows of the ledger that are to go to an ops table: planned by now, read when they are taken.
 
-    `known`: that ops table, and the runs whose rows it has; one run's rows come together or not at all.
+    `known`: the runs whose rows it has; one run's rows come together or not at all.
     """
-    table, runs = known
     columns, of_ledger = _OPS_TABLES[table]
     rows = of_ledger(run.ledger)
-    news: Iterator[Row] = rows.where(~rows.run_id.isin(*runs)).select(*columns).toLocalIterator()
+    news: Iterator[Row] = rows.where(~rows.run_id.isin(*known)).select(*columns).toLocalIterator()
     return news
 
 

@@ -14,10 +14,11 @@ from pyspark.sql import SparkSession
 
 from jobs.engine import embedded
 from jobs.engine.database import Database
-from jobs.engine.session import FOR_FEW_ROWS, jvm, start_session
+from jobs.engine.session import FOR_FEW_ROWS, start_session
+from jobs.engine.sources import load_sources
 from scripts.proof.world import new_database
 from scripts.samples import SampleCounts
-from tests.lab import Lab, Place
+from tests.lab import Lab, Place, forget_tables
 
 # A test's data is a few rows: planning and compiling would take longer than the work, so both are kept small. What the
 # command line and spark-submit run in other tests has the settings of conf/spark-defaults.conf.
@@ -68,8 +69,7 @@ def database(postgres: Database) -> Iterator[Database]:
 def lab(tmp_path: Path, spark: SparkSession, database: Database) -> Iterator[Lab]:
     """Landing, lakehouse, output and database of one test."""
     yield Lab(tmp_path, spark, database)
-    # Delta keeps what it knows of every table that it has seen; these are not seen again.
-    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    forget_tables(spark)  # these are not seen again
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,10 @@ def sample(tmp_path_factory: pytest.TempPathFactory, postgres: Database) -> Samp
     """Made by the `assay` command, as users would, and so in tests that do without the session."""
     place = Place(tmp_path_factory.mktemp("sample"), new_database(postgres, "sample"))
     made = {
-        name: importlib.import_module(f"scripts.samples.{name}").write(place.landing / name, rows=1_000)
-        for name in ("contacts", "credits", "interactions", "members", "signups")
+        source.name: importlib.import_module(f"scripts.samples.{source.name}").write(
+            place.landing / source.name, rows=1_000
+        )
+        for source in load_sources()
     }
     run = place.process("run", "--json")
     assert run.returncode == 3, run.stdout + run.stderr  # the samples have empty files

@@ -17,11 +17,12 @@ from jobs import cli
 from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.delta import Lakehouse
-from jobs.engine.session import PROJECT
-from jobs.engine.settings import PostgresSettings, Settings
+from jobs.engine.session import PROJECT, jvm
+from jobs.engine.settings import Settings
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Layer, Summary
 from jobs.run import run_sources
+from scripts.proof.world import postgres_settings, postgres_variables
 
 
 class Place:
@@ -30,16 +31,13 @@ class Place:
     def __init__(self, folder: Path, database: Database) -> None:
         self.landing, self.output = folder / "landing", folder / "output"
         self.database = database
-        server = PostgresSettings(
-            host=database.host, port=database.port, db=database.name, user=database.user, password=database.password
-        )
         self.settings = Settings(
             landing=str(self.landing),
             lakehouse=str(folder / "lakehouse"),
             output=str(self.output),
             database=folder / "postgres",
             logs=folder / "logs",
-            postgres=server,
+            postgres=postgres_settings(database),
         )
 
     def land(self, path: str, content: str | bytes, at: int | None = None) -> Path:
@@ -70,11 +68,7 @@ class Place:
             "ASSAY_LAKEHOUSE": self.settings.lakehouse,
             "ASSAY_OUTPUT": self.settings.output,
             "ASSAY_LOGS": str(self.settings.logs),
-            "POSTGRES_HOST": self.database.host,
-            "POSTGRES_PORT": str(self.database.port),
-            "POSTGRES_DB": self.database.name,
-            "POSTGRES_USER": self.database.user,
-            "POSTGRES_PASSWORD": self.database.password,
+            **postgres_variables(self.database),
         }
 
 
@@ -122,6 +116,11 @@ class Lab(Place):
                 cli.main(list(arguments))
             except SystemExit as ended:
                 return int(ended.code or 0), out.getvalue(), error.getvalue()
+
+
+def forget_tables(spark: SparkSession) -> None:
+    """Delta keeps in memory what it knows of every table that it has seen; another process would not."""
+    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 
 def with_gold(name: str, *tables: str) -> Source:

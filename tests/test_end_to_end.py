@@ -74,6 +74,12 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(lab:
     assert csv_file.read_text().splitlines() == csv, "a missing export is written again"
 
 
+def test_the_summary_for_machines_is_json(lab: Lab) -> None:
+    code, out, error = lab.assay("run", "--source", "contacts", "--until", "silver", "--json")
+    assert code == 0, error
+    assert json.loads(out)["sources"][0]["files"] == "nothing new"
+
+
 def test_files_delivered_again_add_nothing_and_a_replaced_one_takes_its_earlier_rows_out_everywhere(lab: Lab) -> None:
     contacts = with_gold("contacts", "contacts")
     lab.land("contacts/a.jsonl", lines(1, 2) + "not json\n", at=1_000_000_000)

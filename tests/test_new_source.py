@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 
 from jobs.engine.database import Database
+from scripts.proof.world import postgres_variables
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +48,7 @@ publish:
 """
 
 
-def test_a_source_is_added_with_its_own_files_only(tmp_path: Path, postgres: Database) -> None:
+def test_a_source_is_added_with_its_own_files_only(tmp_path: Path, database: Database) -> None:
     project = tmp_path / "project"
     for folder in ("conf", "jobs", "transforms", "scripts", "api"):
         shutil.copytree(PROJECT / folder, project / folder)
@@ -56,21 +57,11 @@ def test_a_source_is_added_with_its_own_files_only(tmp_path: Path, postgres: Dat
     (project / "conf/sources/weather.yaml").write_text(DECLARATION)
     (project / "data/landing/weather").mkdir(parents=True)
     (project / "data/landing/weather/monday.txt").write_text("roof,21\nroof,35\ncellar,12\nattic,warm\n")
-    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE weather")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(project),
-        "POSTGRES_HOST": postgres.host,
-        "POSTGRES_PORT": str(postgres.port),
-        "POSTGRES_DB": "weather",
-        "POSTGRES_USER": postgres.user,
-        "POSTGRES_PASSWORD": postgres.password,
-    }
+    environment = os.environ | postgres_variables(database) | {"PYTHONPATH": str(project)}
     command = [sys.executable, "-m", "jobs.cli", "run", "--source", "weather"]
     job = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     assert job.returncode == 0, job.stdout + job.stderr
     assert "4 read = 3 written + 1 quarantined" in job.stdout
-    with psycopg.connect(postgres.conninfo().replace("dbname=assay", "dbname=weather")) as connection:
+    with psycopg.connect(database.conninfo()) as connection:
         rows = connection.execute("SELECT sensor, celsius FROM gold.warmest ORDER BY sensor").fetchall()
     assert rows == [("cellar", 12), ("roof", 35)]

@@ -6,12 +6,13 @@ import psycopg
 import pytest
 
 from jobs.engine.session import PROJECT
+from jobs.engine.sources import load_sources
 from tests.conftest import Sample
 
 FATES = ("rows_read", "rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
 
 
-@pytest.mark.parametrize("source", ["contacts", "credits", "interactions", "members", "signups"])
+@pytest.mark.parametrize("source", [source.name for source in load_sources()])
 def test_a_sample_comes_out_as_it_was_made(sample: Sample, source: str) -> None:
     made = sample.made[source]
     sums = ", ".join(f"sum({fate})" for fate in FATES)

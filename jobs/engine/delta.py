@@ -35,7 +35,6 @@ class Lakehouse:
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.spark = spark
         self.root = root.rstrip("/")
-        self._written: dict[str, tuple[int, dict[str, int]]] = {}
         self._files: dict[str, _Files] = {}
 
     def path(self, table: str) -> str:
@@ -73,12 +72,12 @@ class Lakehouse:
     def size(self, table: str) -> int:
         """How many bytes the files of a table's newest version have; 0 if there is no table yet."""
         snapshot = self._snapshot(table)
-        checksum = snapshot.checksumOpt()  # the file beside a commit; without it, Delta sums up the whole log
-        return int(checksum.get().tableSizeBytes() if checksum.isDefined() else snapshot.sizeInBytes())
+        checksum = _value(snapshot.checksumOpt())
+        return int(checksum.tableSizeBytes() if checksum else snapshot.sizeInBytes())
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
-        return self._number(table, self._snapshot(table), writer)
+        return _numbers(self._snapshot(table)).get(writer, 0)
 
     def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
         """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
@@ -132,7 +131,7 @@ class Lakehouse:
         batches: Sequence[int] | None = None,
     ) -> bool:
         before = self._snapshot(table)
-        if self._number(table, before, writer) >= number:
+        if _numbers(before).get(writer, 0) >= number:
             return False
         options = {"txnAppId": writer, "txnVersion": str(number)}
         options["overwriteSchema" if mode == "overwrite" and batches is None else "mergeSchema"] = "true"
@@ -146,28 +145,13 @@ class Lakehouse:
             )
         return True
 
-    def _number(self, table: str, snapshot: Any, writer: str) -> int:
-        """The newest number that `writer` had written; 0 if none.
-
-        Delta computes this anew for every version, at the price of a small query. So what was asked is kept, with its
-        version, and carried over to the version that a write of this process makes.
-        """
-        version = int(snapshot.version())
-        known = self._written.get(table)
-        if known is None or known[0] != version:
-            known = self._written[table] = version, _numbers(snapshot)
-        return known[1].get(writer, 0)
-
     def _has_commit(self, table: str, first: int, writer: str, number: int) -> bool:
         """Whether a write is among the commits from version `first` on, read from the log itself: a few short files.
 
         The new snapshot would tell, too, but to compute it takes Spark longer than the write.
         """
-        for commit, action in self._actions(table, first):
+        for action in self._actions(table, first):
             if _is(action, "SetTransaction") and action.appId() == writer:
-                version, numbers = self._written[table]
-                if action.version() == number and commit == version + 1:
-                    self._written[table] = version + 1, {**numbers, writer: number}
                 return bool(action.version() == number)
         return False
 
@@ -183,14 +167,13 @@ class Lakehouse:
             known = self._files[table] = _Files(identity, version, schema, files)
         return known
 
-    def _actions(self, table: str, first: int) -> Iterator[tuple[int, Any]]:
-        """What the commits from version `first` on say, each action with its version."""
+    def _actions(self, table: str, first: int) -> Iterator[Any]:
+        """What the commits from version `first` on say, action by action."""
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
         while commits.hasNext():
-            commit = commits.next()
-            actions = commit._2().iterator()
+            actions = commits.next()._2().iterator()
             while actions.hasNext():
-                yield int(commit._1()), actions.next()
+                yield actions.next()
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
@@ -210,24 +193,32 @@ def _is(action: Any, kind: str) -> bool:
     return bool(action.getClass().getSimpleName() == kind)
 
 
+def _value(option: Any) -> Any:
+    """What a Scala Option holds; None if nothing."""
+    return option.get() if option.isDefined() else None
+
+
+# What Delta's checksum file beside the commit says of a version, Delta itself would compute with a query.
+
+
 def _paths(snapshot: Any) -> list[str]:
     """The files of a version within the table's folder, if the checksum file names them and they are few."""
-    checksum = snapshot.checksumOpt()
+    checksum = _value(snapshot.checksumOpt())
     # Above reader version 1, files alone do not tell all: which of their rows are deleted, for instance.
-    if not checksum.isDefined() or snapshot.protocol().minReaderVersion() > 1:
+    if checksum is None or snapshot.protocol().minReaderVersion() > 1:
         return []
-    named = checksum.get().allFiles()
-    if not named.isDefined() or named.get().size() > _FEW_FILES:
+    files = _value(checksum.allFiles())
+    if files is None or files.size() > _FEW_FILES:
         return []
-    paths = [str(named.get().apply(number).path()) for number in range(named.get().size())]
+    paths = [str(files.apply(number).path()) for number in range(files.size())]
     return paths if all(path[0] != "/" and ":" not in path for path in paths) else []
 
 
 def _numbers(snapshot: Any) -> dict[str, int]:
-    """The newest number of each writer, from the checksum file if there is one: Delta runs a query to find them."""
-    checksum, found = snapshot.checksumOpt(), dict[str, int]()
-    known = checksum.get().setTransactions() if checksum.isDefined() else checksum
-    entries = (known.get() if known.isDefined() else snapshot.setTransactions()).iterator()
+    """The newest number of each writer, from the checksum file if that has them."""
+    checksum, found = _value(snapshot.checksumOpt()), dict[str, int]()
+    known = _value(checksum.setTransactions()) if checksum else None
+    entries = (snapshot.setTransactions() if known is None else known).iterator()
     while entries.hasNext():
         entry = entries.next()
         found[str(entry.appId())] = int(entry.version())

@@ -95,7 +95,9 @@ class Ledger:
         with ThreadPoolExecutor(max_workers=3) as pool:
             histories = pool.submit(self._load_histories, sources)
             states, accounted = pool.submit(self.table_states), pool.submit(self._accounted)
-            histories.result(), states.result(), accounted.result()
+            histories.result()
+            states.result()
+            accounted.result()
 
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""

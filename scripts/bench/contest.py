@@ -15,6 +15,7 @@ from typing import IO, Any
 import duckdb
 
 from scripts.bench.measure import Measured, measure
+from scripts.samples import SampleCounts
 
 _PEERS = Path(__file__).parent / "peers"
 _LINES_PER_FILE = 500_000
@@ -83,18 +84,24 @@ class Contest:
         return found
 
 
-def sample_lines(folder: Path, rows: int, largest: int, write: Callable[..., Any], read: Callable[..., Any]) -> Any:
+def sample_lines(
+    folder: Path,
+    rows: int,
+    largest: int,
+    write: Callable[..., SampleCounts],
+    read: Callable[[IO[bytes]], Iterator[str]],
+) -> Iterator[str]:
     """The lines of as many samples as it takes, none of more than `largest` rows, less the copy and the empty file."""
     for seed, start in enumerate(range(0, rows, largest), start=7):
         place = folder / str(seed)
         made = write(place, rows=min(largest, rows - start), seed=seed)
         for name in made.files[:-2]:
-            with opened(place / name) as file:
+            with _opened(place / name) as file:
                 yield from read(file)
         shutil.rmtree(place)
 
 
-def opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes]:
     openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     found: IO[bytes] = openers[path.suffix](path) if path.suffix in openers else path.open("rb")
     return found

@@ -27,9 +27,10 @@ from jobs.engine.context import start_run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.session import start_session
-from jobs.engine.settings import PostgresSettings, Settings
+from jobs.engine.settings import Settings
 from jobs.engine.sources import Source, load_sources
 from jobs.run import run_sources
+from scripts.proof.world import postgres_settings
 
 Damage = Callable[[random.Random, bytes], bytes]
 _LINES_PER_FILE = 60
@@ -200,14 +201,11 @@ def _piece(chance: random.Random, content: bytes) -> bytes:
 
 def feed(source: Source, count: int, seed: int, folder: Path, database: Database) -> Finding:
     """Runs Assay, raw to Postgres, on `count` damaged files of a source."""
-    given = PostgresSettings(
-        host=database.host, port=database.port, db=database.name, user=database.user, password=database.password
-    )
     settings = Settings(
         landing=str(folder / "landing"),
         lakehouse=str(folder / "lakehouse"),
         output=str(folder / "output"),
-        postgres=given,
+        postgres=postgres_settings(database),
     )
     landing = folder / "landing" / source.name
     landing.mkdir(parents=True)

@@ -93,28 +93,17 @@ class World:
             "ASSAY_LOGS": str(self.folder / "logs"),
             "ASSAY_MASTER": "local[2]",
             "ASSAY_SPARK": json.dumps(SPARK),
-            "POSTGRES_HOST": self.database.host,
-            "POSTGRES_PORT": str(self.database.port),
-            "POSTGRES_DB": self.database.name,
-            "POSTGRES_USER": self.database.user,
-            "POSTGRES_PASSWORD": self.database.password,
+            **postgres_variables(self.database),
         }
 
     def settings(self) -> Settings:
         """The same for this process."""
-        server = PostgresSettings(
-            host=self.database.host,
-            port=self.database.port,
-            db=self.database.name,
-            user=self.database.user,
-            password=SecretStr(self.database.password),
-        )
         return Settings(
             landing=str(self.landing),
             lakehouse=str(self.lakehouse),
             output=str(self.folder / "output"),
             logs=self.folder / "logs",
-            postgres=server,
+            postgres=postgres_settings(self.database),
         )
 
     @contextmanager
@@ -186,6 +175,28 @@ def _content(connection: psycopg.Connection[tuple[object, ...]], query: str, tex
     ).fetchone()
     assert row is not None
     return f"{row[0]} rows, {row[1]}"
+
+
+def postgres_settings(database: Database) -> PostgresSettings:
+    """The settings that make Assay publish to a database."""
+    return PostgresSettings(
+        host=database.host,
+        port=database.port,
+        db=database.name,
+        user=database.user,
+        password=SecretStr(database.password),
+    )
+
+
+def postgres_variables(database: Database) -> dict[str, str]:
+    """The same as the environment of a process."""
+    return {
+        "POSTGRES_HOST": database.host,
+        "POSTGRES_PORT": str(database.port),
+        "POSTGRES_DB": database.name,
+        "POSTGRES_USER": database.user,
+        "POSTGRES_PASSWORD": database.password,
+    }
 
 
 def new_database(server: Database, name: str) -> Database:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.engine.database import Database
+from scripts.proof.world import postgres_variables
 from tests.api.gold import execute, new_database, publish_rows
-from tests.api.service import Service, postgres_variables
+from tests.api.service import Service
 
 READ, WRITE, BOTH = "r" * 20, "w" * 20, "b" * 20
 KEYS = f"read:{READ}, write:{WRITE},{BOTH}"

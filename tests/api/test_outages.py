@@ -15,8 +15,9 @@ import pytest
 from api.database import OPTIONS
 from jobs.engine import embedded
 from jobs.engine.database import Database, kept_password
+from scripts.proof.world import postgres_variables
 from tests.api.gold import execute, new_database, publish_rows
-from tests.api.service import Service, postgres_variables
+from tests.api.service import Service
 
 PATH = "/api/v1/interactions/1"
 EXPECTED = {"data": {"customer_id": 1, "interactions": {"Bird": 0, "Call": 0, "Email": 1}}}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.engine.database import Database
+from scripts.proof.world import postgres_variables
 from tests.api.gold import create_tables, execute, new_database, publish, publish_rows
-from tests.api.service import Service, postgres_variables
+from tests.api.service import Service
 
 INTERACTIONS = "/api/v1/interactions"
 ID_ERROR = {

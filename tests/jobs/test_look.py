@@ -15,6 +15,7 @@ from jobs.accounting import FILES_SHOWN, Account, Accounting, accounts_of, match
 from jobs.commands import look
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.ledger import ACCOUNTS
 from jobs.engine.listing import size, some, table
 from jobs.engine.masking import LONGEST, masked
 from jobs.engine.settings import PostgresSettings
@@ -230,7 +231,9 @@ def test_accounts_and_quarantine_of_a_source(looked: Lab, members: Source) -> No
     assert (rates["id_valid"], rates["sex_readable"]) == (pytest.approx(1 / 3), 0.0)
 
 
-def test_the_commands_print_and_end_as_they_should(looked: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_print_and_end_as_they_should(
+    looked: Lab, members: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = typer.Typer()
     look.register(app)
     monkeypatch.setattr(look, "load_settings", lambda: looked.settings)
@@ -247,13 +250,19 @@ def test_the_commands_print_and_end_as_they_should(looked: Lab, monkeypatch: pyt
         assert isinstance(json.loads(machine.stdout), dict)
 
     # The audit: a row that is taken out of the table behind Assay's back is missed.
-    members = "silver/members/member_entries"
-    looked.table(members).where("age = 49").write.format("delta").mode("overwrite").save(looked.lake.path(members))
-    unbalanced = call(app, ["accounts", "-s", "members", "--file", "b.log"])
-    assert "do not balance, see below" in unbalanced.stdout
+    silver = "silver/members/member_entries"
+    looked.table(silver).where("age = 49").write.format("delta").mode("overwrite").save(looked.lake.path(silver))
+    audited = accounts_of(looked.start(), [members], "b.log")
+    assert len(audited.problems) == 1
+    assert "silver.members.member_entries does not balance (file members/a.log, batch 1)" in audited.problems[0]
+    assert "do not balance, see below" in audited.as_text()
+
+    # So are the accounts themselves.
+    looked.table(ACCOUNTS).limit(0).write.format("delta").mode("overwrite").save(looked.lake.path(ACCOUNTS))
+    unbalanced = call(app, ["accounts", "-s", "members"])
     assert isinstance(unbalanced.exception, AssayError)
     assert unbalanced.exception.exit_code == 1
-    assert "silver.members.member_entries does not balance (file members/a.log, batch 1)" in str(unbalanced.exception)
+    assert "does not balance" in str(unbalanced.exception)
 
 
 def test_rules_are_listed_without_spark_and_without_a_database(lab: Lab) -> None:

@@ -11,9 +11,8 @@ import pytest
 from jobs import maintain, releases
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
-from jobs.engine.session import jvm
 from jobs.engine.sources import load_sources
-from tests.lab import Lab, with_gold
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end_members import ANN, documents, entry
 
 
@@ -28,7 +27,7 @@ def let_days_pass(lab: Lab, days: int) -> None:
     for file in gold.rglob("*.*"):
         at = file.stat().st_mtime - days * 86_400
         os.utime(file, (at, at))
-    jvm(lab.lake.spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    forget_tables(lab.lake.spark)
 
 
 def on_disk(lab: Lab) -> set[str]:

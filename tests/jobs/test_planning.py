@@ -240,6 +240,9 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
     lab.land("interactions/products.csv", "Date,Product\n10-2019,Alpha\n")
     plan_then_run(lab, interactions)
     assert lab.query(by_type) == [("Alpha", "Unknown", 1)]
+    lab.land("interactions/customers.csv", "Customer_Id,Occupation,Type\n1,Teacher,Retail\n", at=1_700_000_000)
+    why = reasons(plan_then_run(lab, interactions))["silver/interactions/customer_records"]
+    assert why == "batches 1 to 3 are new, and it is always made anew"
 
 
 def test_without_a_running_postgres_a_plan_says_so_and_starts_none(lab: Lab, members: Source, tmp_path: Path) -> None:

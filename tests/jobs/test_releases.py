@@ -84,7 +84,7 @@ def test_a_rollback_shows_a_release_again_and_runs_leave_it_until_something_chan
 
 
 def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = with_gold("members", "member", "member_documents")
+    members = with_gold("members", "member", "engagement_segments", "member_documents")
     lab.land("members/a.log", entry(ANN, age=40))
     lab.run(members)
     lab.land("members/b.log", entry(ANN, age=41))
@@ -104,7 +104,7 @@ def test_a_rollback_that_cannot_be_done_changes_nothing(lab: Lab, monkeypatch: p
     # Rows that are not those of the release.
     with psycopg.connect(lab.database.conninfo()) as connection:
         connection.execute("UPDATE ops.release_tables SET checksum = '1' WHERE release_id = 1")
-    with pytest.raises(AssayError, match=r"gold.member: version 0 has 1 rows .* nothing was changed"):
+    with pytest.raises(AssayError, match=r"gold.engagement_segments: version 0 has 3 rows .* nothing was changed"):
         rollback(lab, 1)
 
     # Columns that are declared anew.
@@ -147,6 +147,7 @@ def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: La
     assert lab.run(contacts, members).tables_changed == ["gold.member"]
     assert (shown(lab), export()) == ({ANN: 42}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(1,)]
+    assert lab.run(contacts, members).release_id is None
 
     # Mended: the file that was wrong is as it was before. What is live is right, and held back no more.
     lab.land("contacts/b.jsonl", lines(1))

@@ -9,7 +9,7 @@ from pyspark.sql import Row, SparkSession
 from jobs.engine import delta
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
-from jobs.engine.session import jvm
+from tests.lab import forget_tables
 
 
 def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
@@ -59,7 +59,7 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     lake.overwrite(spark.sql("SELECT 6 AS id WHERE false"), "gold/s/t")
     assert (lake.read("gold/s/t").collect(), lake.read("gold/s/t").columns) == ([], ["id"])
 
-    # Many files; columns that have other names there; no checksum file.
+    # Many files; columns that have other names there; rows that may be deleted in their file; no checksum file.
     lake.overwrite(spark.range(50).repartition(50), "gold/s/t")
     assert (lake.read("gold/s/t").count(), asks_the_log()) == (50, True)
     for _ in range(2):
@@ -69,9 +69,14 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.columnMapping.mode' = 'name')")
     spark.sql(f"ALTER TABLE delta.`{path}` RENAME COLUMN id TO other")
     assert (lake.read("gold/s/t").where("other < 7").count(), asks_the_log()) == (7, True)
+    lake.overwrite(spark.range(2).coalesce(1), "gold/s/v")
+    assert not asks_the_log(table="gold/s/v")
+    vectors = "'delta.enableDeletionVectors' = 'true'"
+    spark.sql(f"ALTER TABLE delta.`{lake.path('gold/s/v')}` SET TBLPROPERTIES ({vectors})")
+    assert (lake.read("gold/s/v").count(), asks_the_log(table="gold/s/v")) == (2, True)
     lake.overwrite(spark.range(3).coalesce(1), "gold/s/u")
     (tmp_path / "odd [name] & ü/gold/s/u/_delta_log/00000000000000000000.crc").unlink()
-    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    forget_tables(spark)
     lake = Lakehouse(spark, lake.root)
     assert (lake.read("gold/s/u").count(), asks_the_log(table="gold/s/u")) == (3, True)
 
@@ -81,7 +86,7 @@ def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_pa
     for file in (None, tmp_path / "t/_delta_log/00000000000000000000.crc"):
         if file:
             file.unlink()
-        jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+        forget_tables(spark)
         lake = Lakehouse(spark, str(tmp_path))
         assert (lake.written_through("t", "writer"), lake.written_through("t", "other")) == (7, 0)
         assert not lake.append_once(spark.range(1), "t", "writer", 7)

@@ -12,8 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
-from jobs.engine.session import jvm
-from tests.lab import Lab, with_gold
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end_members import ANN, BOB, entry
 
 Damage = Callable[[Path], Path]
@@ -45,11 +44,6 @@ def changed(file: Path, content: bytes, *, with_checksum: bool = True) -> Path:
     return file
 
 
-def forget(lake: Lakehouse) -> None:
-    """Delta keeps in memory what it knows of a table; another process would not."""
-    jvm(lake.spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
-
-
 def gone(file: Path) -> Path:
     file.unlink()
     return file
@@ -78,7 +72,7 @@ DAMAGED_LOGS = [
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(lake: Lakehouse, read: Read, damage: Damage, said: str) -> None:
     file = damage(Path(lake.path("silver/s/t")))
-    forget(lake)
+    forget_tables(lake.spark)
     with pytest.raises((Py4JJavaError, PySparkException)) as raised:
         read(lake, "silver/s/t").collect()
     error = explained(raised.value)
@@ -90,7 +84,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong(lake: Lakehouse, read: Read,
 
 def test_a_log_with_a_gap_names_its_table(lake: Lakehouse) -> None:
     gone(log_file(Path(lake.path("silver/s/t"))))
-    forget(lake)
+    forget_tables(lake.spark)
     with pytest.raises(AssayError, match=r"files of silver/s/t/_delta_log are gone \(DELTA_VERSIONS_NOT_CONTIGUOUS\)"):
         lake.version("silver/s/t")
 
@@ -111,10 +105,10 @@ def test_what_a_damaged_gold_table_lost_is_missed_and_nothing_is_published_until
     # To Delta, a log file without lines is a commit that changed nothing: the rows of the one before come back. Which
     # files there should be is known from Delta's own checksum file, as long as it is there.
     log = changed(log_file(table), b"", with_checksum=False)
-    forget(lab.lake)
+    forget_tables(lab.lake.spark)
     assert Lakehouse(lab.lake.spark, lab.lake.root).read("gold/members/member").count() == 2
     gone(log.with_suffix(".crc"))
-    forget(lab.lake)
+    forget_tables(lab.lake.spark)
     assert Lakehouse(lab.lake.spark, lab.lake.root).read("gold/members/member").count() == 1
     code, _, error = lab.assay("run", "--source", "members")
     assert code == 1
@@ -123,12 +117,12 @@ def test_what_a_damaged_gold_table_lost_is_missed_and_nothing_is_published_until
 
     changed_again = changed(data_file(table), b"x")
     log.write_text("not what Delta wrote\n")
-    forget(lab.lake)
+    forget_tables(lab.lake.spark)
     code, _, error = lab.assay("run", "--source", "members")
     assert (code, error.startswith("error: cannot read file:/")) == (1, True)
     assert str(log) in error or str(changed_again) in error
 
     shutil.rmtree(table)
-    forget(lab.lake)
+    forget_tables(lab.lake.spark)
     assert lab.assay("run", "--source", "members")[0] == 0
     assert lab.query("SELECT count(*) FROM gold.member") == [(2,)]
