@@ -1,5 +1,6 @@
 """What every job is given: the session, the settings, the lakehouse and the ledger of one run."""
 
+import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,10 +56,17 @@ def _has_little(settings: Settings) -> bool:
 
 
 def _holds_less(folder: Path, size: int, count: int) -> bool:
-    """Whether the files in and below a folder are fewer than `count`, and together have less than `size` bytes."""
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # gone since it was listed
-            size, count = size - file.lstat().st_size, count - 1
-        if size <= 0 or count <= 0:
+    """Whether the files in and below a folder are fewer than `count`, and together have less than `size` bytes.
+
+    Links count as what they lead to, as they are read.
+    """
+    for place, folders, files in os.walk(folder, followlinks=True):
+        count -= len(folders) + len(files)
+        if count <= 0:  # also where links go round in circles
             return False
+        for name in files:
+            with suppress(OSError):  # gone since it was listed
+                size -= os.stat(f"{place}/{name}").st_size
+            if size <= 0:
+                return False
     return True

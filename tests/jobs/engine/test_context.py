@@ -43,6 +43,16 @@ def test_java_compiles_well_where_there_is_much(
     assert java_options(settings, monkeypatch) == "-Xss4m"
 
 
+def test_links_count_as_what_they_lead_to(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "elsewhere", 9_000_000)
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "landing/round").symlink_to(tmp_path / "landing")
+    (tmp_path / "landing/broken").symlink_to(tmp_path / "nothing")
+    assert JAVA_FOR_FEW_ROWS in java_options(settings, monkeypatch)
+    (tmp_path / "landing/contacts").symlink_to(tmp_path / "elsewhere")
+    assert JAVA_FOR_FEW_ROWS not in java_options(settings, monkeypatch)
+
+
 def test_very_many_files_are_much_and_what_lies_elsewhere_may_be(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
