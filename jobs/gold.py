@@ -7,17 +7,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from jobs.engine import rules as gate
 from jobs.engine.context import Run
+from jobs.engine.delta import Changes
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
-from jobs.engine.sources import Source, Transform, input_names
+from jobs.engine.sources import Computed, Source, Transform, input_names
 from jobs.engine.versions import checksum
 from jobs.silver import call, quarantine_table, silver_table
 from jobs.silver import shapes as silver_shapes
+
+_MOST_SLICES = 400  # of more, to compute the table anew takes no longer
 
 
 @dataclass
@@ -36,6 +39,15 @@ class Recipe:
     table: str
     transform: Transform
     inputs: Mapping[str, str]
+    declared: Computed
+
+
+@dataclass(frozen=True)
+class _Computation:
+    """What brings a table up to date: all of its rows or, with `is_addition`, those that come to the ones it has."""
+
+    rows: DataFrame
+    is_addition: bool = False
 
 
 def gold_table(source: Source, table: str) -> str:
@@ -58,15 +70,30 @@ def refine(run: Run, source: Source) -> GoldReport:
 
 def derived_silver(source: Source) -> list[Recipe]:
     """The silver tables that are computed from other silver tables."""
-    made = {silver_table(source, table): source.silver_transform(table) for table in source.derived_tables}
-    return _recipes(made, _silver(source))
+    return [
+        _recipe(silver_table(source, table), source.silver_transform(table), source.tables[table], _silver(source))
+        for table in source.derived_tables
+    ]
 
 
 def gold(source: Source) -> list[Recipe]:
     """The gold tables."""
     readable = {table: gold_table(source, table) for table in source.gold_tables} | _silver(source)
-    made = {gold_table(source, table): source.gold_transform(table) for table in source.gold_tables}
-    return _recipes(made, readable)
+    return [
+        _recipe(gold_table(source, table), source.gold_transform(table), declared, readable)
+        for table, declared in source.gold_tables.items()
+    ]
+
+
+def check(source: Source) -> None:
+    """Raises ConfigurationError if a table is declared to be computed in a way that its transform does not allow."""
+    for recipe in [*derived_silver(source), *gold(source)]:
+        table, count = recipe.table.replace("/", "."), len(recipe.inputs)
+        if recipe.declared.row_by_row and count != 1:
+            raise ConfigurationError(
+                f"{table} is declared row_by_row, and computed from {count} tables",
+                "leave row_by_row out: it is for a table whose rows each come from one row of its only input",
+            )
 
 
 def is_of_present_code(run: Run, source: Source) -> bool:
@@ -104,6 +131,18 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
 
 def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> str | None:
     """Why a table is not what its inputs and its code make of it; None if it is."""
+    if reason := _is_unfounded(run, recipe, logic):
+        return reason
+    state, paths = run.ledger.table_states()[recipe.table], sorted(set(recipe.inputs.values()))
+    if changed := [path for path in paths if path in changing]:
+        return f"{_named(changed)} will change"
+    if changed := [path for path in paths if state.inputs[path] != (run.lake.version(path) or 0)]:
+        return f"{_named(changed)} changed"
+    return None
+
+
+def _is_unfounded(run: Run, recipe: Recipe, logic: str) -> str | None:
+    """Why a table is not even what its code made of its inputs when it was last computed; None if it is."""
     state = run.ledger.table_states().get(recipe.table)
     if state is None:
         return "never computed"
@@ -111,23 +150,16 @@ def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> 
         return "the table is not as its last run left it"
     if state.logic != logic:
         return "code or settings changed"
-    paths = sorted(set(recipe.inputs.values()))
-    if changed := [path for path in paths if path in changing]:
-        return f"{_named(changed)} will change"
-    if changed := [path for path in paths if state.inputs.get(path) != (run.lake.version(path) or 0)]:
-        return f"{_named(changed)} changed"
-    return None if sorted(state.inputs) == paths else "it is computed from other tables now"
+    return None if state.inputs.keys() == set(recipe.inputs.values()) else "it is computed from other tables now"
 
 
 def _named(paths: Sequence[str]) -> str:
     return ", ".join(path.replace("/", ".") for path in paths)
 
 
-def _recipes(made: Mapping[str, Transform], readable: Mapping[str, str]) -> list[Recipe]:
-    return [
-        Recipe(table, function, {name: readable[name] for name in input_names(function) if name in readable})
-        for table, function in made.items()
-    ]
+def _recipe(table: str, transform: Transform, declared: Computed, readable: Mapping[str, str]) -> Recipe:
+    inputs = {name: readable[name] for name in input_names(transform) if name in readable}
+    return Recipe(table, transform, inputs, declared)
 
 
 def _silver(source: Source) -> dict[str, str]:
@@ -166,10 +198,11 @@ def _refresh(
     pending = {recipe.table: recipe for recipe in recipes if recipe.table in wanted}
 
     def refresh(target: str) -> tuple[TableState, list[gate.RuleResult]]:
-        inputs = pending[target].inputs
-        versions = {path: run.lake.version(path) or 0 for path in inputs.values()}
-        frame = call(pending[target].transform, {name: run.lake.read(path) for name, path in inputs.items()}, source)
-        return _write(run, source, frame, TableState(target, 0, versions, logic, 0, ""), (silver or {}).get(target))
+        versions = {path: run.lake.version(path) or 0 for path in pending[target].inputs.values()}
+        state, computed = TableState(target, 0, versions, logic, 0, ""), _compute(run, source, pending[target], logic)
+        if computed.is_addition:
+            return _add(run, computed.rows, state), []
+        return _write(run, source, computed.rows, state, (silver or {}).get(target))
 
     # Most tables are small, and Spark plans longer than it computes: the cores are better used by a few at a time.
     with ThreadPoolExecutor(max_workers=min(4, run.spark.sparkContext.defaultParallelism)) as pool:
@@ -179,6 +212,53 @@ def _refresh(
                 report.rules += results
     run.ledger.record_table_states(report.refreshed)
     return report
+
+
+def _compute(run: Run, source: Source, recipe: Recipe, logic: str) -> _Computation:
+    """The rows of a table: from what changed in its inputs, if that is little and known to be enough, else from all."""
+    inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
+    changes = _changes(run, recipe, logic)
+    if changes is not None:
+        if recipe.declared.row_by_row:
+            (name, change) = next(iter(changes.items()))
+            if change.added is not None and change.removed is None:
+                return _Computation(call(recipe.transform, {name: change.added}, source), is_addition=True)
+        elif (touched := _touched(source, recipe, inputs, changes)) is not None:
+            is_touched = F.col(str(recipe.declared.slice_by)).isin(*touched)
+            anew = call(recipe.transform, inputs, source).where(is_touched)
+            return _Computation(run.lake.read(recipe.table).where(~is_touched).unionByName(anew))
+    return _Computation(call(recipe.transform, inputs, source))
+
+
+def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
+    """What came to each input and what went since the table was computed from it.
+
+    None if that is not known or not little, if the table cannot be built on, or is declared to be computed as a whole.
+    """
+    declared = recipe.declared
+    if not (declared.row_by_row or declared.slice_by) or _is_unfounded(run, recipe, logic):
+        return None
+    before, found = run.ledger.table_states()[recipe.table].inputs, dict[str, Changes]()
+    for name, path in recipe.inputs.items():
+        changes = run.lake.changes(path, before[path])
+        if changes is None:
+            return None
+        found[name] = changes
+    return found
+
+
+def _touched(
+    source: Source, recipe: Recipe, inputs: Mapping[str, DataFrame], changes: Mapping[str, Changes]
+) -> list[object] | None:
+    """The slices that have other rows if the changed rows of the inputs are taken out or added.
+
+    None if they are many, or if a slice has no value.
+    """
+    rows = {name: changes[name].rows for name in inputs}
+    changed = {name: frame.where("false") if (r := rows[name]) is None else r for name, frame in inputs.items()}
+    slices = call(recipe.transform, changed, source).select(str(recipe.declared.slice_by)).distinct()
+    touched = [row[0] for row in slices.limit(_MOST_SLICES + 1).collect()]
+    return None if None in touched or len(touched) > _MOST_SLICES else touched
 
 
 def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:
@@ -192,6 +272,20 @@ def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:
         pending = {table: needed for table, needed in pending.items() if table not in wave}
 
 
+def _add(run: Run, rows: DataFrame, state: TableState) -> TableState:
+    """Adds rows to the table, counting and hashing them on the way; returns `state` completed."""
+    observed, before = Observation(), run.ledger.table_states()[state.table_name]
+    version = run.lake.append(rows.observe(observed, *_of_all(rows)), state.table_name)
+    added = observed.get
+    count, total = before.row_count + added["rows"], int(before.checksum) + int(added["hash"] or 0)
+    return replace(state, delta_version=version, row_count=count, checksum=str(total))
+
+
+def _of_all(rows: DataFrame) -> list[Column]:
+    """What is recorded of a table's rows: how many they are, and their checksum."""
+    return [F.count(F.lit(1)).alias("rows"), checksum(rows.columns).alias("hash")]
+
+
 def _write(
     run: Run, source: Source, frame: DataFrame, state: TableState, silver: str | None
 ) -> tuple[TableState, list[gate.RuleResult]]:
@@ -203,8 +297,7 @@ def _write(
     rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
     referenced = {rule.needs[0] for rule in rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
-    metrics = [F.count(F.lit(1)).alias("rows"), checksum(frame.columns).alias("hash")]
-    metrics += [gate.violations(rule) for rule in rules]
+    metrics = [*_of_all(frame), *[gate.violations(rule) for rule in rules]]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *metrics).select(*frame.columns)
     version = run.lake.overwrite(watched, state.table_name)
     found = observed.get

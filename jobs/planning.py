@@ -126,6 +126,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
     Raises ConfigurationError where the run would, before it reads anything.
     """
     for source in sources:
+        gold.check(source)
         silver.check(run, source)
         for document in source.documents.values():
             documents.folder_of(run.settings.output, document)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import Ledger
-from jobs.engine.postgres import DocumentName, Publication, ReleasedTable
+from jobs.engine.postgres import Addition, DocumentName, Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
 from jobs.engine.versions import any_version
@@ -111,8 +111,12 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         held_back = [source for source in sources if is_held_back(items[source.name], last)]
         free = [source for source in sources if source not in held_back]
         considered = [item for source in free for item in items[source.name]]
-        changed = [item for item in considered if is_changed(item, last)]
-        unchanged = [item for item in considered if item not in changed]
+        unchanged = [item for item in considered if not is_changed(item, last)]
+        changed = [
+            replace(item, addition=_addition(run, connection, item, last.get(item.full_name)))
+            for item in considered
+            if item not in unchanged
+        ]
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         changing = {item.state.table_name for item in changed}
         concerned = [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}]
@@ -149,11 +153,16 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
 def stage(
     run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
 ) -> dict[str, tuple[int, str]]:
-    """Loads the rows of the items' versions into staging tables; returns how many each has, and their checksum."""
+    """Loads the rows of the items' versions, or of their additions, into staging tables.
+
+    Returns how many each version has, and their checksum.
+    """
     for item in items:
         postgres.create_staging(connection, item)
 
     def load(item: Publication) -> tuple[int, str]:
+        if item.addition:
+            return item.addition.total(postgres.load_staging(item.addition.rows, target, item))
         return postgres.load_staging(run.lake.read(item.state.table_name, item.state.delta_version), target, item)
 
     # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
@@ -228,6 +237,23 @@ def _news(run: Run, table: str, known: Sequence[str]) -> Iterator[Row]:
     rows = of_ledger(run.ledger)
     news: Iterator[Row] = rows.where(~rows.run_id.isin(*known)).select(*columns).toLocalIterator()
     return news
+
+
+def _addition(
+    run: Run, connection: Connection[Any], item: Publication, released: ReleasedTable | None
+) -> Addition | None:
+    """The rows that came since the last release, if none went; None: all rows are to be loaded.
+
+    Decision: a live table that lost rows, or got some from elsewhere, is made right by loading it whole.
+    """
+    path = item.state.table_name
+    if released is None or released.definition != item.definition or run.lake.version(path) != item.state.delta_version:
+        return None
+    changes = run.lake.changes(path, released.delta_version)
+    if changes is None or changes.added is None or changes.removed is not None:
+        return None
+    is_as_published = postgres.row_count(connection, item) == released.row_count
+    return Addition(changes.added, released.rows) if is_as_published else None
 
 
 def _rows(item: Publication) -> tuple[int, str]:

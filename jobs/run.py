@@ -68,6 +68,7 @@ class _Refined:
 
 
 def _check(run: Run, source: Source) -> None:
+    gold.check(source)
     if not gold.is_of_present_code(run, source):  # what made the tables has been checked then, and costs seconds
         silver.check(run, source)
     for document in source.documents.values():

@@ -129,6 +129,34 @@ def assignments(contacts: DataFrame) -> DataFrame:
     )
 
 
+def open_case_days(contacts: DataFrame, assignments: DataFrame) -> DataFrame:
+    """One row per scope and day (of UTC) on which a case begins or ends; for `concurrency`, which says what scopes are.
+
+    `net`: by how many the open cases change until the day ends. `most_opened`: the same at the first moment at which
+    the most are open, `reached_at`.
+
+    So no partition holds more than a day's changes or, in `concurrency`, a scope's days; and new contacts touch only
+    their days.
+    """
+    line = contacts.select(F.lit(ALL_CONTACTS).alias("scope"), "started_at", "ended_at")
+    each = assignments.select(_counselor_scope(F.col("counselor_name")).alias("scope"), "started_at", "ended_at")
+    changes = _changes(line.unionByName(each)).withColumn("day", F.to_date("at"))
+    # The sum includes all changes of the same instant, whatever their order (a RANGE frame, which is the default).
+    within_day = Window.partitionBy("scope", "day").orderBy(F.col("at").asc_nulls_last())
+    running = changes.select("scope", "day", "at", "change", F.sum("change").over(within_day).alias("opened"))
+    days = running.groupBy("scope", "day").agg(
+        F.sum("change").alias("net"),
+        F.min(F.struct((-F.col("opened")).alias("minus_opened"), "at")).alias("first_peak"),
+    )
+    return days.select(
+        "scope",
+        "day",
+        "net",
+        (-F.col("first_peak.minus_opened")).alias("most_opened"),
+        F.col("first_peak.at").alias("reached_at"),
+    )
+
+
 # -- gold --
 
 
@@ -185,17 +213,18 @@ def counselor_daily_cases(contacts: DataFrame, timezone: str = "UTC") -> DataFra
     )
 
 
-def concurrency(contacts: DataFrame, assignments: DataFrame) -> DataFrame:
+def concurrency(open_case_days: DataFrame) -> DataFrame:
     """One row for the whole line (scope `all`) and one per counselor: the most cases open at once, and when first.
 
     A case is open from its start until before its end, so one that ends as another begins is not concurrent with it,
     and one that lasts no time is never open: a scope with nothing else has 0 and `reached_at` NULL. A counselor's cases
     are their assignments, not whole calls. A counselor called `all` has the scope `all (counselor)`.
     """
-    line = contacts.select(F.lit(ALL_CONTACTS).alias("scope"), "started_at", "ended_at")
-    each = assignments.select(_counselor_scope(F.col("counselor_name")).alias("scope"), "started_at", "ended_at")
+    earlier_days = Window.partitionBy("scope").orderBy(F.col("day").asc_nulls_last())
+    open_before = F.coalesce(F.sum("net").over(earlier_days.rowsBetween(Window.unboundedPreceding, -1)), F.lit(0))
+    days = open_case_days.select("scope", (open_before + F.col("most_opened")).alias("open_count"), "reached_at")
     most_open_first = F.min(F.struct((-F.col("open_count")).alias("minus_open"), "reached_at"))
-    peaks = _daily_peaks(_changes(line.unionByName(each))).groupBy("scope").agg(most_open_first.alias("first_peak"))
+    peaks = days.groupBy("scope").agg(most_open_first.alias("first_peak"))
     most_open = -F.col("first_peak.minus_open")
     return peaks.select(
         "scope",
@@ -310,30 +339,6 @@ def _changes(intervals: DataFrame) -> DataFrame:
     start = F.struct(F.col("started_at").alias("at"), F.lit(1).alias("change"))
     end = F.struct(F.col("ended_at").alias("at"), F.lit(-1).alias("change"))
     return intervals.select("scope", F.inline(F.array(start, end)))
-
-
-def _daily_peaks(changes: DataFrame) -> DataFrame:
-    """One row per scope and day with a change: the most cases open after one, `open_count`, and when first.
-
-    In two steps, so that no partition holds more than a day's changes or a scope's days: the running sum within each
-    day, and what was open when the day began. A running sum includes all changes of the same instant, whatever their
-    order (a RANGE frame, which is the default).
-    """
-    within_day = Window.partitionBy("scope", "day").orderBy(F.col("at").asc_nulls_last())
-    earlier_days = Window.partitionBy("scope").orderBy(F.col("day").asc_nulls_last())
-    running = changes.withColumn("day", F.to_date("at")).select(
-        "scope", "day", "at", "change", F.sum("change").over(within_day).alias("opened")
-    )
-    days = running.groupBy("scope", "day").agg(
-        F.sum("change").alias("net"),
-        F.min(F.struct((-F.col("opened")).alias("minus_opened"), "at")).alias("first_peak"),
-    )
-    open_before = F.coalesce(F.sum("net").over(earlier_days.rowsBetween(Window.unboundedPreceding, -1)), F.lit(0))
-    return days.select(
-        "scope",
-        (open_before - F.col("first_peak.minus_opened")).alias("open_count"),
-        F.col("first_peak.at").alias("reached_at"),
-    )
 
 
 def _uses(pronoun: str) -> Column:

@@ -1,21 +1,25 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql.types import StructType
 
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
-from jobs.engine.session import jvm
+from jobs.engine.session import FEW_BYTES, jvm
 
+# The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
+_FILES_TELL_ALL = 1
+# Where more files came and went, or a larger part of the table, what changed is no quicker to go by than all of it.
+_MANY_CHANGED, _LARGEST_CHANGE = 200, 1 / 4
 _FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
 
 
@@ -27,6 +31,21 @@ class _Files:
     version: int
     schema: StructType
     paths: list[str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The rows of the files that came to a table, and of those that went; None: no file did."""
+
+    added: DataFrame | None = None
+    removed: DataFrame | None = None
+
+    @property
+    def rows(self) -> DataFrame | None:
+        """The rows of both."""
+        if self.added is None or self.removed is None:
+            return self.removed if self.added is None else self.added
+        return self.added.unionByName(self.removed)
 
 
 class Lakehouse:
@@ -75,6 +94,40 @@ class Lakehouse:
         checksum = _value(snapshot.checksumOpt())
         return int(checksum.tableSizeBytes() if checksum else snapshot.sizeInBytes())
 
+    def changes(self, table: str, since: int) -> Changes | None:
+        """The rows that came to a table, and those that went, since version `since`.
+
+        A row that was only moved to another file is among both. None if the files do not tell, and if they are so many,
+        or the table is so small, that to go by all of its rows is as well.
+        """
+        snapshot = self._snapshot(table)
+        if since == snapshot.version():
+            return Changes()
+        size = self.size(table)
+        if snapshot.protocol().minReaderVersion() > _FILES_TELL_ALL or since > snapshot.version() or size < FEW_BYTES:
+            return None
+        sizes: dict[str, dict[str, int]] = {"AddFile": {}, "RemoveFile": {}}
+        commits = 0
+        for actions in self._commits(table, since + 1):
+            commits += 1
+            for action in actions:
+                kind = _kind(action)
+                # Other columns; or files that were only packed anew, of which one may be among those that came.
+                if kind == "Metadata" or (kind in sizes and not action.dataChange()):
+                    return None
+                if kind in sizes:
+                    found = action.size() if kind == "AddFile" else _value(action.size())
+                    sizes[kind][str(action.path())] = int(found or 0)
+            if sum(map(len, sizes.values())) > _MANY_CHANGED:
+                return None
+        passing = sizes["AddFile"].keys() & sizes["RemoveFile"].keys()
+        came, went = [{path: files[path] for path in files.keys() - passing} for files in sizes.values()]
+        is_little = sum(came.values()) + sum(went.values()) <= size * _LARGEST_CHANGE
+        is_whole = commits == int(snapshot.version()) - since  # older commits may have been cleaned up
+        if not (is_little and is_whole and all(self._is_there(table, path) for path in went)):
+            return None
+        return Changes(self._rows_of(table, snapshot, came), self._rows_of(table, snapshot, went))
+
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
         return _numbers(self._snapshot(table)).get(writer, 0)
@@ -98,10 +151,11 @@ class Lakehouse:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         # Such a table is read whole: no values of its rows in the log.
         options = {"overwriteSchema": "true", "delta.dataSkippingNumIndexedCols": "0"}
-        frame.write.format("delta").mode("overwrite").options(**options).save(self.path(table))
-        version = self.version(table)
-        assert version is not None
-        return version
+        return self._write(frame.write.mode("overwrite").options(**options), table)
+
+    def append(self, frame: DataFrame, table: str) -> int:
+        """Adds rows to a table that is there; returns the new version."""
+        return self._write(frame.write.mode("append"), table)
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
@@ -119,6 +173,12 @@ class Lakehouse:
         finally:
             scratch = hadoop_path(self.spark, path)
             scratch.getFileSystem(hadoop_configuration(self.spark)).delete(scratch, True)
+
+    def _write(self, writer: DataFrameWriter, table: str) -> int:
+        writer.format("delta").save(self.path(table))
+        version = self.version(table)
+        assert version is not None
+        return version
 
     def _write_once(
         self,
@@ -150,9 +210,10 @@ class Lakehouse:
 
         The new snapshot would tell, too, but to compute it takes Spark longer than the write.
         """
-        for action in self._actions(table, first):
-            if _is(action, "SetTransaction") and action.appId() == writer:
-                return bool(action.version() == number)
+        for actions in self._commits(table, first):
+            for action in actions:
+                if _kind(action) == "SetTransaction" and action.appId() == writer:
+                    return bool(action.version() == number)
         return False
 
     def _newest_files(self, table: str) -> _Files:
@@ -162,18 +223,25 @@ class Lakehouse:
         known = self._files.get(table)
         if known is None or (known.identity, known.version) != (identity, version):
             paths = _paths(snapshot)
-            schema = StructType.fromJson(json.loads(snapshot.metadata().schemaString())) if paths else StructType()
+            schema = _schema(snapshot) if paths else StructType()
             files = spark_paths(self.path(table), paths)
             known = self._files[table] = _Files(identity, version, schema, files)
         return known
 
-    def _actions(self, table: str, first: int) -> Iterator[Any]:
-        """What the commits from version `first` on say, action by action."""
+    def _rows_of(self, table: str, snapshot: Any, paths: Collection[str]) -> DataFrame | None:
+        """The rows of some files of a table."""
+        files = spark_paths(self.path(table), sorted(paths))
+        return self.spark.read.schema(_schema(snapshot)).parquet(*files) if files else None
+
+    def _is_there(self, table: str, path: str) -> bool:
+        file = hadoop_path(self.spark, f"{self.path(table)}/{path}")
+        return bool(file.getFileSystem(hadoop_configuration(self.spark)).exists(file))
+
+    def _commits(self, table: str, first: int) -> Iterator[Iterator[Any]]:
+        """What each commit from version `first` on says, action by action."""
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
         while commits.hasNext():
-            actions = commits.next()._2().iterator()
-            while actions.hasNext():
-                yield actions.next()
+            yield _each(commits.next()._2())
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
@@ -189,8 +257,19 @@ class Lakehouse:
         return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
 
 
-def _is(action: Any, kind: str) -> bool:
-    return bool(action.getClass().getSimpleName() == kind)
+def _kind(action: Any) -> str:
+    return str(action.getClass().getSimpleName())
+
+
+def _each(sequence: Any) -> Iterator[Any]:
+    """The elements of a Scala sequence."""
+    elements = sequence.iterator()
+    while elements.hasNext():
+        yield elements.next()
+
+
+def _schema(snapshot: Any) -> StructType:
+    return StructType.fromJson(json.loads(snapshot.metadata().schemaString()))
 
 
 def _value(option: Any) -> Any:
@@ -204,8 +283,7 @@ def _value(option: Any) -> Any:
 def _paths(snapshot: Any) -> list[str]:
     """The files of a version within the table's folder, if the checksum file names them and they are few."""
     checksum = _value(snapshot.checksumOpt())
-    # Above reader version 1, files alone do not tell all: which of their rows are deleted, for instance.
-    if checksum is None or snapshot.protocol().minReaderVersion() > 1:
+    if checksum is None or snapshot.protocol().minReaderVersion() > _FILES_TELL_ALL:
         return []
     files = _value(checksum.allFiles())
     if files is None or files.size() > _FEW_FILES:
@@ -218,8 +296,6 @@ def _numbers(snapshot: Any) -> dict[str, int]:
     """The newest number of each writer, from the checksum file if that has them."""
     checksum, found = _value(snapshot.checksumOpt()), dict[str, int]()
     known = _value(checksum.setTransactions()) if checksum else None
-    entries = (snapshot.setTransactions() if known is None else known).iterator()
-    while entries.hasNext():
-        entry = entries.next()
+    for entry in _each(snapshot.setTransactions() if known is None else known):
         found[str(entry.appId())] = int(entry.version())
     return found

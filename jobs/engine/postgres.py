@@ -30,7 +30,7 @@ from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.session import PROJECT
-from jobs.engine.sources import PublishedTable
+from jobs.engine.sources import Computed, PublishedTable
 from jobs.engine.versions import checksum
 
 ROLES = ("analyst", "restricted_reader")
@@ -55,13 +55,32 @@ _TYPES: dict[type[DataType], str] = {
 
 
 @dataclass(frozen=True)
+class Addition:
+    """The rows that came to a gold table since it was published, if none went.
+
+    `before`: how many it had then, and their checksum.
+    """
+
+    rows: DataFrame
+    before: tuple[int, str]
+
+    def total(self, added: tuple[int, str]) -> tuple[int, str]:
+        """How many rows the table has with those that were added, and their checksum."""
+        return self.before[0] + added[0], str(int(self.before[1]) + int(added[1]))
+
+
+@dataclass(frozen=True)
 class Publication:
-    """One gold table on its way to Postgres. `columns` maps each column to its Postgres type, in order."""
+    """One gold table on its way to Postgres. `columns` maps each column to its Postgres type, in order.
+
+    With an `addition`, only its rows are staged: the live table has the others.
+    """
 
     name: str
     table: PublishedTable
     state: TableState
     columns: dict[str, str]
+    addition: Addition | None = None
 
     @property
     def full_name(self) -> str:
@@ -82,7 +101,8 @@ class Publication:
     @property
     def definition(self) -> str:
         """A fingerprint of all that is declared of the table: a change is published even if no row has changed."""
-        return hashlib.sha256(f"{self.table.model_dump_json()}{self.columns}".encode()).hexdigest()[:16]
+        declared = self.table.model_dump_json(exclude=set(Computed.model_fields))  # how it is computed does not show
+        return hashlib.sha256(f"{declared}{self.columns}".encode()).hexdigest()[:16]
 
 
 def publication(name: str, table: PublishedTable, state: TableState, frame: DataFrame, place: str) -> Publication:
@@ -210,6 +230,13 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
     with connection.transaction():
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
         connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
+
+
+def row_count(connection: psycopg.Connection[Any], item: Publication) -> int:
+    """How many rows the live table has."""
+    rows = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(item.live)).fetchone()
+    assert rows is not None
+    return int(rows[0])
 
 
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
@@ -393,25 +420,25 @@ def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
         for side in "ls"
     }
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    parts = {"live": item.live, "staging": item.staging, "key": same_key, "names": names, "l": row["l"], "s": row["s"]}
+    parts = {"live": item.live, "staging": item.staging, "key": same_key, "names": names, **row}
     connection.execute(sql.SQL("ANALYZE {staging}").format(**parts))
-    connection.execute(
-        sql.SQL(
-            "DELETE FROM {live} AS l WHERE NOT EXISTS "
-            "(SELECT FROM {staging} AS s WHERE {key} AND {l} IS NOT DISTINCT FROM {s})"
-        ).format(**parts)
-    )
+    if not item.addition:
+        connection.execute(
+            sql.SQL(
+                "DELETE FROM {live} AS l WHERE NOT EXISTS "
+                "(SELECT FROM {staging} AS s WHERE {key} AND {l} IS NOT DISTINCT FROM {s})"
+            ).format(**parts)
+        )
     connection.execute(
         sql.SQL(
             "INSERT INTO {live} ({names}) SELECT {names} FROM {staging} AS s "
             "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
         ).format(**parts)
     )
-    rows = connection.execute(sql.SQL("SELECT count(*) FROM {live}").format(**parts)).fetchone()
-    assert rows is not None
-    if rows[0] != item.state.row_count:
+    found = row_count(connection, item)
+    if found != item.state.row_count:
         raise AssayError(
-            f"{item.full_name}: {item.state.row_count:,} rows in gold, {rows[0]:,} in Postgres; nothing was published",
+            f"{item.full_name}: {item.state.row_count:,} rows in gold, {found:,} in Postgres; nothing was published",
             f"two rows may share the key ({', '.join(item.table.key)}), or the load was repeated; run again",
         )
     connection.execute(sql.SQL("ANALYZE {live}").format(**parts))

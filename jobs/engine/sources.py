@@ -118,7 +118,27 @@ class RawTable(_Strict):
         return self
 
 
-class SilverTable(_Strict):
+class Computed(_Strict):
+    """How a table that is computed from others can be brought up to date with less than all of their rows.
+
+    With `row_by_row`, each of its rows comes from one row of its only input and depends on no other: rows that came to
+    the input add theirs. With `slice_by`, a column of its own: a row depends only on input rows that, if they were all
+    there is, would make a row with the same value (of their day, say). Then slices that changed rows touch are computed
+    anew, and the others stay. With neither, the table is computed anew as a whole.
+    """
+
+    transform: Name | None = None
+    row_by_row: bool = False
+    slice_by: Name | None = None
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> "Computed":
+        if self.row_by_row and self.slice_by:
+            raise ValueError("expected row_by_row or slice_by, not both")
+        return self
+
+
+class SilverTable(Computed):
     """A cleaned table: parsed from the raw table that `raw` names, or derived from other silver tables.
 
     Of a source with one raw table, the first silver table is parsed from it.
@@ -131,7 +151,6 @@ class SilverTable(_Strict):
 
     raw: Name | None = None
     key: list[Name] = Field(min_length=1)
-    transform: Name | None = None
     rules: list[Rule] = []
     keep: Literal["earliest", "newest"] = "earliest"
     order_by: list[Name] = []
@@ -150,7 +169,7 @@ class SilverTable(_Strict):
         return self
 
 
-class PublishedTable(_Strict):
+class PublishedTable(Computed):
     """A gold table, and how Postgres holds it. `columns` maps each column to its comment, in the table's order.
 
     `unique_key` stands in for `primary_key` where a key column may be NULL.
@@ -163,13 +182,17 @@ class PublishedTable(_Strict):
     columns: dict[Name, str] = Field(min_length=1)
     types: dict[Name, str] = {}
     indexes: list[list[Name]] = []
-    transform: Name | None = None
 
     @model_validator(mode="after")
     def _columns_exist(self) -> "PublishedTable":
         if bool(self.primary_key) == bool(self.unique_key):
             raise ValueError("expected either primary_key or, where a key column may be NULL, unique_key")
-        named = {*self.key, *self.types, *(column for index in self.indexes for column in index)}
+        named = {
+            *self.key,
+            *self.types,
+            *([self.slice_by] if self.slice_by else []),
+            *(column for index in self.indexes for column in index),
+        }
         if unknown := sorted(named - self.columns.keys()):
             raise ValueError(f"{unknown[0]!r} is not among its columns ({', '.join(self.columns)})")
         return self
@@ -195,14 +218,13 @@ class Export(_Strict):
     order_by: list[Name]
 
 
-class Document(_Strict):
+class Document(Computed):
     """A gold table (`key` and `document`, its text) of which each row becomes one file of its own."""
 
     folder: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
     suffix: str = Field(pattern=r"^\.[a-z0-9]+$")
     key: Name
-    transform: Name | None = None
 
 
 _OF_RAW = frozenset(RawTable.model_fields)
@@ -252,6 +274,12 @@ class Source(_Strict):
             raise ValueError("one_file: for a source with one raw table only")
         for name, table in self.tables.items():
             self._check_references(name)
+            if (table.raw or table.rules) and (table.row_by_row or table.slice_by):
+                raise ValueError(
+                    f"tables.{name}: row_by_row and slice_by are for derived tables without rules, which count all rows"
+                )
+            if table.slice_by and table.slice_by not in table.key:
+                raise ValueError(f"tables.{name}.slice_by: {table.slice_by!r} is not in its key")
             if table.raw is None and (rule := next((r for r in table.rules if r.action == "quarantine"), None)):
                 raise ValueError(f"tables.{name}.rules: {rule.name!r} cannot quarantine: the table is derived")
         return self
@@ -289,9 +317,9 @@ class Source(_Strict):
         return [name for name, table in self.tables.items() if not table.raw]
 
     @property
-    def gold_tables(self) -> list[str]:
+    def gold_tables(self) -> dict[str, Computed]:
         """The published tables, and those that become documents."""
-        return [*self.publish, *self.documents]
+        return {**self.publish, **self.documents}
 
     @property
     def patterns(self) -> list[str]:
@@ -311,9 +339,8 @@ class Source(_Strict):
         return self._function(self.tables[table].transform or table, f"tables.{table}")
 
     def gold_transform(self, table: str) -> Transform:
-        if table in self.documents:
-            return self._function(self.documents[table].transform or table, f"documents.{table}")
-        return self._function(self.publish[table].transform or table, f"publish.{table}")
+        place = "documents" if table in self.documents else "publish"
+        return self._function(self.gold_tables[table].transform or table, f"{place}.{table}")
 
     def check_transform(self, check: Check) -> Transform:
         return self._function(check.transform, f"checks.{check.name}")

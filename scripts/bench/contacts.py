@@ -25,14 +25,17 @@ _ANSWERS = {
 }
 
 
-def _read(file: IO[bytes]) -> Iterator[str]:
+def plain(file: IO[bytes]) -> Iterator[str]:
+    """The lines of a sample file as UTF-8 with plain line ends."""
     for line in file:
         yield line.decode("utf-8", "replace").strip("\ufeff\r\n") + "\n"
 
 
 def _lines(folder: Path, rows: int) -> Iterator[str]:
-    yield from sample_lines(folder, rows, _LARGEST_SAMPLE, write, _read)
+    yield from sample_lines(folder, rows, _LARGEST_SAMPLE, write, plain)
 
+
+CONTEST = Contest("contacts", _lines, _ANSWERS, ".jsonl")
 
 if __name__ == "__main__":
-    main(Contest("contacts", _lines, _ANSWERS, ".jsonl"), 1_000_000, __doc__)
+    main(CONTEST, 1_000_000, __doc__)

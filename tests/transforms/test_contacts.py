@@ -380,7 +380,7 @@ class TestPublished:
             "contacts": source.published_contacts(silver),
             "transfers": source.published_transfers(source.transfers(silver)),
             "counselor_daily_cases": source.counselor_daily_cases(silver),
-            "concurrency": source.concurrency(silver, source.assignments(silver)),
+            "concurrency": source.concurrency(source.open_case_days(silver, source.assignments(silver))),
             "pronoun_risk": source.pronoun_risk(silver),
         }
         publish = declared("contacts")["publish"]
@@ -448,7 +448,7 @@ class TestCounselorDailyCases:
 class TestConcurrency:
     def of_calls(self, spark: SparkSession, *calls: tuple[datetime, datetime]) -> DataFrame:
         frame = contacts(spark, *[{"started_at": start, "ended_at": end} for start, end in calls])
-        return source.concurrency(frame, held(spark))
+        return source.concurrency(source.open_case_days(frame, held(spark)))
 
     def test_the_most_open_cases_and_the_first_moment_of_them(self, spark: SparkSession) -> None:
         calls = [("09:00", "10:00"), ("09:30", "11:00"), ("12:00", "13:00"), ("12:30", "13:00")]
@@ -483,14 +483,17 @@ class TestConcurrency:
             ("b", FRANK, at("10:30"), at("11:00")),
         )
         assert_rows(
-            source.concurrency(calls, cases),
+            source.concurrency(source.open_case_days(calls, cases)),
             [("all", 2, at("09:00"), True), (YAN, 1, at("09:00"), False), (FRANK, 2, at("10:30"), True)],
         )
 
     def test_a_counselor_called_all_is_not_the_whole_line(self, spark: SparkSession) -> None:
         names = ["all", "all (counselor)", "All", "all ", "all counselors"]
         cases = held(spark, *[("c1", name, at("09:00"), at("10:00")) for name in names])
-        scopes = [row.scope for row in source.concurrency(contacts(spark, {}), cases).select("scope").collect()]
+        scopes = [
+            row.scope
+            for row in source.concurrency(source.open_case_days(contacts(spark, {}), cases)).select("scope").collect()
+        ]
         suffixed = ["all (counselor)", "all (counselor) (counselor)", "All", "all ", "all counselors"]
         assert sorted(scopes) == sorted(["all", *suffixed])
 
@@ -504,7 +507,7 @@ class TestConcurrency:
             expected.append((f"counselor {number}", *self.counted(spans)))
         every = [(start, end) for _, _, start, end in cases]
         calls = contacts(spark, *[{"started_at": start, "ended_at": end} for start, end in every])
-        actual = source.concurrency(calls, held(spark, *cases))
+        actual = source.concurrency(source.open_case_days(calls, held(spark, *cases)))
         assert_rows(actual, [("all", *self.counted(every)), *expected])
 
     def counted(self, spans: list[tuple[datetime, datetime]]) -> tuple[int, datetime | None, bool]:

@@ -1,10 +1,13 @@
 """Each write once: what was written is not written again, and a write that Delta drops is noticed."""
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
 import pytest
-from pyspark.sql import Row, SparkSession
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from jobs.engine import delta
 from jobs.engine.delta import Lakehouse
@@ -90,3 +93,80 @@ def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_pa
         lake = Lakehouse(spark, str(tmp_path))
         assert (lake.written_through("t", "writer"), lake.written_through("t", "other")) == (7, 0)
         assert not lake.append_once(spark.range(1), "t", "writer", 7)
+
+
+@pytest.fixture
+def large(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Lakehouse:
+    """With a table `t` of 5,000 rows of batch 1, ids from 0, and three of batch 2, which counts as a large one."""
+    monkeypatch.setattr(delta, "FEW_BYTES", 0)
+    lake = Lakehouse(spark, str(tmp_path))
+    lake.append_once(batch(spark, 1, range(5_000)), "t", "writer", 1)
+    lake.append_once(batch(spark, 2, [7_001, 7_002, 7_003]), "t", "writer", 2)
+    return lake
+
+
+def batch(spark: SparkSession, number: int, ids: Iterable[int]) -> DataFrame:
+    return spark.createDataFrame([(number, i) for i in ids], "_batch_id BIGINT, id BIGINT").coalesce(1)
+
+
+def ids(frame: DataFrame | None) -> list[int] | None:
+    return None if frame is None else sorted(row["id"] for row in frame.collect())
+
+
+def changed(lake: Lakehouse, since: int) -> tuple[list[int] | None, list[int] | None] | None:
+    found = lake.changes("t", since)
+    return None if found is None else (ids(found.added), ids(found.removed))
+
+
+def test_what_changed_are_the_rows_of_files_that_came_and_of_those_that_went(
+    large: Lakehouse, spark: SparkSession
+) -> None:
+    before = large.version("t") or 0
+    assert (changed(large, before), changed(large, before - 1)) == ((None, None), ([7_001, 7_002, 7_003], None))
+    large.replace_once(batch(spark, 2, [7_001, 8_002]), "t", [2], "writer", 3)
+    assert changed(large, before) == ([7_001, 8_002], [7_001, 7_002, 7_003])
+    assert changed(large, before - 1) == ([7_001, 8_002], None), "what came and went in between is in neither"
+    large.append(batch(spark, 3, [9_000]), "t")
+    assert changed(large, before + 1) == ([9_000], None)
+    found = large.changes("t", before)
+    assert found
+    assert ids(found.rows) == [7_001, 7_001, 7_002, 7_003, 8_002, 9_000]
+
+
+def test_what_changed_is_not_told_where_the_files_do_not_tell_or_are_no_quicker_to_go_by(
+    large: Lakehouse, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = large.version("t") or 0
+    large.append(batch(spark, 3, [9_000]), "t")
+    assert changed(large, before) == ([9_000], None)
+    assert changed(large, before + 2) is None, "a version that is not there: the table was made anew"
+    with monkeypatch.context() as patch:
+        patch.setattr(delta, "FEW_BYTES", 1 << 30)
+        assert changed(large, before) is None, "a small table"
+        patch.setattr(delta, "FEW_BYTES", 0)
+        patch.setattr(delta, "_MANY_CHANGED", 0)
+        assert changed(large, before) is None, "many files"
+    large.append(batch(spark, 4, range(10_000, 13_000)), "t")
+    assert changed(large, before) is None, "a large part of the table"
+
+    # Rows that went are not to be had once their files are removed.
+    before = large.version("t") or 0
+    large.replace_once(batch(spark, 3, [9_001]), "t", [3], "writer", 4)
+    found = large.changes("t", before)
+    assert found
+    assert found.removed
+    Path(found.removed.inputFiles()[0].removeprefix("file://")).unlink()
+    assert changed(large, before) is None
+
+    # Files that were packed anew; other columns; commits that were cleaned up.
+    before = large.version("t") or 0
+    DeltaTable.forPath(spark, large.path("t")).optimize().executeCompaction()
+    assert (large.version("t"), changed(large, before)) == (before + 1, None)
+    large.append_once(batch(spark, 5, [9_002]).withColumn("name", F.lit("Ann")), "t", "writer", 5)
+    assert changed(large, before + 1) is None
+    large.append(batch(spark, 6, [9_003]).withColumn("name", F.lit("Bob")), "t")
+    assert changed(large, before + 2) == ([9_003], None)
+    large.append(batch(spark, 7, [9_004]).withColumn("name", F.lit("Cyd")), "t")
+    large._log("t").checkpoint()
+    (Path(large.path("t")) / f"_delta_log/{before + 3:020}.json").unlink()
+    assert changed(large, before + 2) is None

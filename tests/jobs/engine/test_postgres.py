@@ -11,7 +11,7 @@ from jobs.engine import postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import TableState
-from jobs.engine.postgres import Publication
+from jobs.engine.postgres import Addition, Publication
 from jobs.engine.sources import PublishedTable
 
 
@@ -49,6 +49,18 @@ def test_a_release_adds_changes_and_removes_rows_and_leaves_the_others_alone(dat
     assert things(database) == [(2, 22), (3, None), (4, 4)]
     with postgres.connect(database) as connection:
         assert connection.execute("SELECT ctid FROM gold.things WHERE id = 3").fetchone() == untouched
+
+
+def test_with_an_addition_only_its_rows_are_staged_and_the_others_stay(database: Database) -> None:
+    publish(database, thing(ID_N, 2), (1, 1), (2, None))
+    # Its frame and counts have been used by then.
+    added = Addition(None, (2, "12"))  # type: ignore[arg-type]
+    publish(database, replace(thing(ID_N, 3), addition=added), (3, 3))
+    assert things(database) == [(1, 1), (2, None), (3, 3)]
+    with pytest.raises(AssayError, match=r"gold.things: 4 rows in gold, 3 in Postgres; nothing was published"):
+        publish(database, replace(thing(ID_N, 4), addition=added), (3, 4))
+    assert things(database) == [(1, 1), (2, None), (3, 3)]
+    assert added.total((3, "-7")) == (5, "5")
 
 
 def test_a_key_with_null_parts_is_matched(database: Database) -> None:

@@ -94,6 +94,22 @@ def several(**keys: Any) -> str:
             several(tables={**SEVERAL["tables"], "as": {"raw": "a", "key": ["id"], "rules": [REFERENCE]}}),
             "tables.as.rules: 'known' references 'bs', which is no silver table declared before as",
         ),
+        (
+            changed(publish={"things": {**VALID["publish"]["things"], "row_by_row": True, "slice_by": "id"}}),
+            "publish.things: expected row_by_row or slice_by, not both",
+        ),
+        (
+            changed(publish={"things": {**VALID["publish"]["things"], "slice_by": "day"}}),
+            "publish.things: 'day' is not among its columns (id)",
+        ),
+        (
+            changed(tables={"things": {"key": ["id"], "row_by_row": True}}),
+            "tables.things: row_by_row and slice_by are for derived tables without rules",
+        ),
+        (
+            several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "day"}}),
+            "tables.c.slice_by: 'day' is not in its key",
+        ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),
     ],

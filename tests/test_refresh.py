@@ -1,0 +1,125 @@
+"""Tables that are brought up to date by what has changed: always as if they were computed as a whole."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+
+from jobs import gold, replay
+from jobs.engine import delta, postgres
+from jobs.engine.database import Database
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.ledger import Ledger
+from jobs.engine.postgres import Publication
+from jobs.engine.sources import Source, load_sources
+from jobs.silver import call
+from tests.lab import Lab
+from tests.test_end_to_end import BASE
+from tests.test_end_to_end_replay import relaxed
+
+Loads = list[tuple[str, int]]
+
+
+def contact(began: str, ended: str, **fields: object) -> str:
+    return json.dumps({**BASE, "time_call_began": began, "time_call_ended": ended, **fields}) + "\n"
+
+
+def transferred(day: str, *, to: str, until: str | None = None) -> str:
+    times = {"counselors": f"['Yan Delacroix', '{to}']", "transfer_timestamps": f"['{day} 23:15:00']"}
+    return contact(f"{day} 23:00:00", f"{until or day} 23:30:00", **times)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    """Which rows are loaded into Postgres: table and number. Every table counts as a large one."""
+    monkeypatch.setattr(delta, "FEW_BYTES", 0)
+    loads: Loads = []
+    load: Callable[..., tuple[int, str]] = postgres.load_staging
+
+    def watched(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
+        loaded = load(frame, database, item)
+        loads.append((item.full_name, loaded[0]))
+        return loaded
+
+    monkeypatch.setattr(postgres, "load_staging", watched)
+    return loads
+
+
+def assert_as_a_whole(lab: Lab) -> None:
+    """Every derived table has the rows that its inputs make of it, as recorded, and Postgres has them, too."""
+    contacts, states = load_sources(["contacts"])[0], lab.start().ledger.table_states()
+    for recipe in [*gold.derived_silver(contacts), *gold.gold(contacts)]:
+        inputs = {name: lab.table(path) for name, path in recipe.inputs.items()}
+        expected, actual = (
+            Counter(map(str, frame.collect()))
+            for frame in (call(recipe.transform, inputs, contacts), lab.table(recipe.table))
+        )
+        assert actual == expected, recipe.table
+        assert states[recipe.table].row_count == expected.total()
+        assert states[recipe.table].delta_version == lab.lake.version(recipe.table)
+    for table in contacts.publish:
+        assert lab.query(f"SELECT count(*) FROM gold.{table}") == [(lab.table(f"gold/contacts/{table}").count(),)]
+
+
+def files(lab: Lab, table: str) -> set[str]:
+    return set(lab.lake.read_log(table).inputFiles())
+
+
+def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_that_go(
+    lab: Lab, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    year = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
+    lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in year))
+    lab.run("contacts")
+    tables = ("gold/contacts/contacts", "gold/contacts/transfers", "silver/contacts/assignments")
+    before = {table: files(lab, table) for table in tables}
+
+    # New days, a late contact, one that goes on into the next days, two lines that are known already, one held back.
+    late, long = transferred("2023-05-05", to="Late Counselor"), transferred("2023-06-06", to="Bo", until="2023-06-09")
+    known = transferred("2023-01-01", to="Counselor 1") + transferred("2023-01-02", to="Counselor 2")
+    unordered = contact("2023-07-07 09:00:00", "2023-07-07 10:00:00", counselors="[]")
+    loads.clear()
+    lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + unordered)
+    assert lab.run("contacts").release_id == 2
+    assert_as_a_whole(lab)
+    assert dict(loads)["gold.contacts"] == dict(loads)["gold.transfers"] == 3
+    for table, its_files in before.items():
+        assert its_files < files(lab, table), f"{table}: rows were added to those there were"
+    assert lab.query("SELECT count(*) FROM gold.counselor_daily_cases WHERE counselor_name = 'Bo'") == [(2,)]
+
+    # A table in Postgres that lost a row is loaded as a whole.
+    with postgres.connect(lab.database) as connection:
+        connection.execute("DELETE FROM gold.transfers WHERE transferred_at < '2023-02-01'")
+    loads.clear()
+    lab.land("contacts/more.jsonl", transferred("2023-11-02", to="Bo"))
+    lab.run("contacts")
+    assert_as_a_whole(lab)
+    loaded: dict[str, Any] = dict(loads)
+    assert (loaded["gold.contacts"], loaded["gold.transfers"]) == (1, len(year) + 4)
+
+    # The rows of a batch are replaced, and one of them is let in.
+    mended = relaxed(load_sources(["contacts"])[0], "has_counselor")
+    assert replay.ask_replay(lab.start(), mended, "has_counselor", None)
+    lab.run(mended, first="silver")
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 5,)]
+    assert_as_a_whole(lab)
+
+    # And held back again: its day has one row less.
+    monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
+    assert replay.ask_backfill(lab.start(), load_sources(["contacts"])[0], date.today(), date.today())
+    lab.run("contacts", first="silver")
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 4,)]
+    assert_as_a_whole(lab)
+
+
+def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone() -> None:
+    content = load_sources(["credits"])[0].model_dump(by_alias=True)
+    content["publish"]["user_activity"]["row_by_row"] = True
+    with pytest.raises(
+        ConfigurationError, match=r"gold.credits.user_activity is declared row_by_row, and computed from 2"
+    ):
+        gold.check(Source.model_validate(content))
