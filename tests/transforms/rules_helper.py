@@ -1,5 +1,6 @@
 """The rules of a source's YAML file, evaluated over parsed rows as the engine does: only TRUE passes."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from pyspark.sql import functions as F
 SOURCES = Path(__file__).resolve().parents[2] / "conf/sources"
 
 
+@cache
 def declared(source: str) -> dict[str, Any]:
-    """The content of conf/sources/<source>.yaml."""
+    """The content of conf/sources/<source>.yaml, to be looked at only."""
     content: dict[str, Any] = yaml.safe_load((SOURCES / f"{source}.yaml").read_text(encoding="utf-8"))
     return content
 

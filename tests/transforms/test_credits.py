@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from tests.transforms.examples import examples
+from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
 from transforms import credits as source
 
@@ -67,7 +68,7 @@ def raw(spark: SparkSession, rows: Iterable[dict[str, Any]]) -> DataFrame:
         lines.append(
             (1, engine["_source_file"], at("2025-01-01"), *list(engine.values())[1:], *(fields[f] for f in FIELDS))
         )
-    return spark.createDataFrame(lines, BRONZE)
+    return frame_of(spark, lines, BRONZE)
 
 
 def parsed(spark: SparkSession, *rows: dict[str, Any], timezone: str = "UTC") -> DataFrame:
@@ -96,17 +97,11 @@ def events(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
         row["credits"] = Decimal(row["credits"])
         row["signed_credits"] = row["credits"] if row["action"] == "add" else -row["credits"]
         rows.append(tuple(row.values()))
-    return spark.createDataFrame(rows, EVENTS)
+    return frame_of(spark, rows, EVENTS)
 
 
 def held_back(spark: SparkSession, *rows: tuple[str | None, str]) -> DataFrame:
-    return spark.createDataFrame(list(rows), QUARANTINED)
-
-
-def assert_rows(actual: DataFrame, rows: list[tuple[Any, ...]]) -> None:
-    """`actual` has exactly these rows, in any order."""
-    expected = actual.sparkSession.createDataFrame(rows, actual.schema)
-    assert_df_equality(actual, expected, ignore_row_order=True, ignore_nullable=True)
+    return frame_of(spark, rows, QUARANTINED)
 
 
 def assert_violations(spark: SparkSession, cases: list[tuple[dict[str, Any], list[str]]]) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from chispa import assert_df_equality
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from tests.transforms.examples import examples
+from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
 from transforms import interactions as source
 
@@ -66,7 +66,7 @@ def raw(spark: SparkSession, table: str, rows: Iterable[Row]) -> DataFrame:
         engine |= {name: row[name] for name in engine if name in row}
         name, *others = engine.values()
         lines.append((1, name, at("2021-01-01"), *others, *(row[field] for field in fields)))
-    return spark.createDataFrame(lines, ", ".join([ENGINE, *[f"`{field}` STRING" for field in fields]]))
+    return frame_of(spark, lines, ", ".join([ENGINE, *[f"`{field}` STRING" for field in fields]]))
 
 
 def parsed(spark: SparkSession, table: str, *rows: Row, timezone: str = "UTC") -> DataFrame:
@@ -74,12 +74,6 @@ def parsed(spark: SparkSession, table: str, *rows: Row, timezone: str = "UTC") -
     if table == "interaction_records":
         return source.interaction_records(bronze, timezone)
     return source.customer_records(bronze) if table == "customer_records" else source.products(bronze)
-
-
-def assert_rows(actual: DataFrame, rows: list[tuple[Any, ...]]) -> None:
-    """`actual` has exactly these rows, in any order."""
-    expected = actual.sparkSession.createDataFrame(rows, actual.schema)
-    assert_df_equality(actual, expected, ignore_row_order=True, ignore_nullable=True)
 
 
 def assert_read(
@@ -100,7 +94,7 @@ def assert_violations(spark: SparkSession, table: str, cases: list[tuple[Row, li
 
 def customers(spark: SparkSession, *rows: tuple[Any, ...]) -> DataFrame:
     """Silver customers, of (id, type) each."""
-    return spark.createDataFrame([(number, None, kind, True) for number, kind in rows], CUSTOMERS)
+    return frame_of(spark, [(number, None, kind, True) for number, kind in rows], CUSTOMERS)
 
 
 def interactions(spark: SparkSession, *overlays: Row) -> DataFrame:
@@ -110,11 +104,11 @@ def interactions(spark: SparkSession, *overlays: Row) -> DataFrame:
         row = {**BASE_INTERACTION, "interaction_id": f"i{number}", **overlay}
         row["started_on"] = row.pop("on", row["started_on"])
         rows.append(tuple(row.values()))
-    return spark.createDataFrame(rows, INTERACTIONS).drop("customer_ids")
+    return frame_of(spark, rows, INTERACTIONS).drop("customer_ids")
 
 
 def products(spark: SparkSession, *rows: tuple[date, str]) -> DataFrame:
-    return spark.createDataFrame(list(rows), "month DATE, product STRING")
+    return frame_of(spark, rows, "month DATE, product STRING")
 
 
 @pytest.mark.parametrize("table", FIELDS)
@@ -548,7 +542,7 @@ class TestCustomers:
 
 class TestInteractions:
     def test_there_is_one_row_per_customer_named(self, spark: SparkSession) -> None:
-        records = spark.createDataFrame([tuple({**BASE_INTERACTION, "customer_ids": [3, 1]}.values())], INTERACTIONS)
+        records = frame_of(spark, [tuple({**BASE_INTERACTION, "customer_ids": [3, 1]}.values())], INTERACTIONS)
         row = tuple(BASE_INTERACTION.values())[:4]
         assert_rows(source.interactions(records.drop("customer_id")), [(*row, 3), (*row, 1)])
 

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from tests.transforms.examples import examples
+from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
 from transforms import members as source
 
@@ -61,12 +62,16 @@ def line(**fields: Any) -> str:
     return "{" + "|".join(f"{name}={text}" for name, text in written.items()) + "}"
 
 
+def arrival(modified_at: datetime, file: str, row: int) -> dict[str, Any]:
+    return {"modified_at": modified_at, "source_file": file, "block": 0, "row": row}
+
+
 def raw(spark: SparkSession, lines: Iterable[str | None], rescued: str | None = None) -> DataFrame:
     rows = [
-        (text, "members/a.log", f"hash {n}", 1, at(0), rescued, (at(0), "members/a.log", 0, n))
+        (text, "members/a.log", f"hash {n}", 1, at(0), rescued, arrival(at(0), "members/a.log", n))
         for n, text in enumerate(lines)
     ]
-    return spark.createDataFrame(rows, BRONZE)
+    return frame_of(spark, rows, BRONZE)
 
 
 def parsed(spark: SparkSession, *lines: str | None) -> DataFrame:
@@ -84,24 +89,18 @@ def entries(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
         for name in NUMBERS:
             if name in overlay:
                 values[f"{name}_raw"] = overlay.get(f"{name}_raw", overlay[name] and str(overlay[name]))
-        arrival = (values.get("modified_at", at(0)), values.get("file", "members/a.log"), 0, values.get("row", number))
+        arrived = arrival(
+            values.get("modified_at", at(0)), values.get("file", "members/a.log"), values.get("row", number)
+        )
         lineage = (values.get("_batch_id", 1), values.get("entry_id", f"e{number}"))
-        rows.append((*lineage, *[values[name] for name in NAMES], None, arrival, []))
-    return spark.createDataFrame(rows, ENTRIES)
-
-
-def assert_rows(actual: DataFrame, rows: list[tuple[Any, ...]]) -> None:
-    """`actual` has exactly these rows, in any order."""
-    expected = actual.sparkSession.createDataFrame(rows, actual.schema)
-    assert_df_equality(actual, expected, ignore_row_order=True, ignore_nullable=True)
+        rows.append((*lineage, *[values[name] for name in NAMES], None, arrived, []))
+    return frame_of(spark, rows, ENTRIES)
 
 
 def assert_violations(spark: SparkSession, cases: list[tuple[str | None, list[str]]]) -> None:
     """Each line breaks exactly these rules."""
-    expected = spark.createDataFrame(cases, "_raw STRING, violations ARRAY<STRING>")
     frame = parsed(spark, *[text for text, _ in cases])
-    actual = with_violations(frame, "members", "member_entries").select("_raw", "violations")
-    assert_df_equality(actual, expected, ignore_nullable=True)
+    assert_rows(with_violations(frame, "members", "member_entries").select("_raw", "violations"), cases)
 
 
 def assert_read(spark: SparkSession, field: str, cases: dict[str, Any], column: str | None = None) -> None:
@@ -114,7 +113,7 @@ def assert_read(spark: SparkSession, field: str, cases: dict[str, Any], column: 
 class TestReading:
     def test_a_line_becomes_a_typed_entry(self, spark: SparkSession) -> None:
         actual = parsed(spark, LINE)
-        assert_df_equality(actual.select(*NAMES), spark.createDataFrame([BASE_VALUES], VALUES), ignore_nullable=True)
+        assert_df_equality(actual.select(*NAMES), frame_of(spark, [BASE_VALUES], VALUES), ignore_nullable=True)
         assert_rows(actual.select("rescued", "arrival.source_file", "arrival.row"), [(None, "members/a.log", 0)])
 
     def test_the_engines_columns_pass_through(self, spark: SparkSession) -> None:
@@ -385,7 +384,7 @@ class TestMember:
             "follow_reco_above_50p BOOLEAN"
         )
         row = (ADA, date(2023, 6, 27), 1, 48, False, Decimal("13.30"), True, Decimal("63.64"), True)
-        assert_df_equality(frame, spark.createDataFrame([row], types), ignore_nullable=True)
+        assert_df_equality(frame, frame_of(spark, [row], types), ignore_nullable=True)
 
     def test_the_newest_entry_has_the_greatest_day_however_early_it_arrived(self, spark: SparkSession) -> None:
         frame = entries(

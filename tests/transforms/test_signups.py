@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from tests.transforms.examples import examples
+from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
 from transforms import signups as source
 
@@ -54,25 +55,18 @@ def raw(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
         csv.writer(line).writerow(fields.values())
         engine = (1, "signups/a.csv", datetime(2024, 3, 2, tzinfo=UTC), f"hash {number}", overlay.get("_rescued"))
         rows.append((*engine, line.getvalue(), overlay.get("_is_malformed", False), *fields.values()))
-    return spark.createDataFrame(rows, BRONZE)
+    return frame_of(spark, rows, BRONZE)
 
 
 def parsed(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
     return source.signups(raw(spark, *overlays))
 
 
-def assert_rows(actual: DataFrame, rows: list[tuple[Any, ...]]) -> None:
-    """`actual` has exactly these rows, in any order."""
-    expected = actual.sparkSession.createDataFrame(rows, actual.schema)
-    assert_df_equality(actual, expected, ignore_row_order=True, ignore_nullable=True)
-
-
 def assert_violations(spark: SparkSession, cases: list[tuple[dict[str, Any], list[str]]]) -> None:
     """The base row with these fields breaks exactly these rules."""
     frame = with_violations(parsed(spark, *[overlay for overlay, _ in cases]), "signups", "signups")
     rows = [(f"hash {number}", broken) for number, (_, broken) in enumerate(cases)]
-    expected = spark.createDataFrame(rows, "_row_hash STRING, violations ARRAY<STRING>")
-    assert_df_equality(frame.select("_row_hash", "violations"), expected, ignore_nullable=True)
+    assert_rows(frame.select("_row_hash", "violations"), rows)
 
 
 def assert_read(spark: SparkSession, field: str, columns: list[str], cases: Iterable[tuple[Any, ...]]) -> None:
@@ -85,7 +79,7 @@ def assert_read(spark: SparkSession, field: str, columns: list[str], cases: Iter
 
 def signups_on(spark: SparkSession, counts: dict[date, int]) -> DataFrame:
     """Silver: that many people on each day."""
-    days = spark.createDataFrame(list(counts.items()), "visit_date DATE, people INT")
+    days = frame_of(spark, counts.items(), "visit_date DATE, people INT")
     people = days.select("visit_date", F.posexplode(F.expr("array_repeat(true, people)")).alias("n", "_"))
     return people.select(
         F.xxhash64("visit_date", "n").alias("user_id"),
@@ -99,7 +93,7 @@ def signups_on(spark: SparkSession, counts: dict[date, int]) -> DataFrame:
 
 class TestReading:
     def test_a_row_becomes_a_typed_signup(self, spark: SparkSession) -> None:
-        expected = spark.createDataFrame([tuple(BASE_SIGNUP.values())], SIGNUPS)
+        expected = frame_of(spark, [tuple(BASE_SIGNUP.values())], SIGNUPS)
         assert_df_equality(parsed(spark, {}).select(*BASE_SIGNUP), expected, ignore_nullable=True)
 
     def test_every_row_comes_out_once_whatever_it_holds(self, spark: SparkSession) -> None:
@@ -240,7 +234,7 @@ class TestRules:
 
 class TestPublished:
     def test_users_are_the_signups_for_restricted_readers_only(self, spark: SparkSession) -> None:
-        silver = spark.createDataFrame([tuple(BASE_SIGNUP.values())], SIGNUPS)
+        silver = frame_of(spark, [tuple(BASE_SIGNUP.values())], SIGNUPS)
         with_lineage = silver.select(F.lit("a.csv").alias("_source_file"), "*", F.array().alias("warnings"))
         assert_df_equality(source.users(with_lineage), silver)
         publish = declared("signups")["publish"]
@@ -251,7 +245,7 @@ class TestPublished:
         }
 
     def test_every_table_has_its_declared_columns(self, spark: SparkSession) -> None:
-        silver = spark.createDataFrame([tuple(BASE_SIGNUP.values())], SIGNUPS)
+        silver = frame_of(spark, [tuple(BASE_SIGNUP.values())], SIGNUPS)
         publish = declared("signups")["publish"]
         functions = (source.users, source.daily_user_counts, source.forecast_backtest)
         assert {function.__name__: function(silver).columns for function in functions} == {
@@ -266,7 +260,8 @@ class TestPublished:
 class TestDailyUserCounts:
     def test_days_with_signups_are_counted_and_the_next_day_is_expected(self, spark: SparkSession) -> None:
         actual = source.daily_user_counts(signups_on(spark, {date(2024, 2, 27): 4, date(2024, 2, 28): 1}))
-        expected = spark.createDataFrame(
+        expected = frame_of(
+            spark,
             [
                 (2024, 2, 27, True, Decimal("4.00")),
                 (2024, 2, 28, True, Decimal("1.00")),
@@ -278,7 +273,7 @@ class TestDailyUserCounts:
 
     def test_two_people_who_share_a_user_id_are_two(self, spark: SparkSession) -> None:
         people = [{**BASE_SIGNUP, "last_four": four} for four in ("0276", "1234")]
-        silver = spark.createDataFrame([tuple(person.values()) for person in people], SIGNUPS)
+        silver = frame_of(spark, [tuple(person.values()) for person in people], SIGNUPS)
         actual = source.daily_user_counts(silver).where("observed").select("count")
         assert_rows(actual, [(Decimal("2.00"),)])
 
@@ -294,11 +289,11 @@ class TestDailyUserCounts:
 
     def test_no_signups_make_no_rows(self, spark: SparkSession) -> None:
         for name in source.FORECASTERS:
-            assert_rows(source.daily_user_counts(spark.createDataFrame([], SIGNUPS), name), [])
+            assert_rows(source.daily_user_counts(frame_of(spark, [], SIGNUPS), name), [])
 
     def test_an_unknown_forecaster_is_refused_with_the_names_there_are(self, spark: SparkSession) -> None:
         with pytest.raises(ValueError, match="'median'; forecasters: mean, weekday_mean, linear_trend"):
-            source.daily_user_counts(spark.createDataFrame([], SIGNUPS), "median")
+            source.daily_user_counts(frame_of(spark, [], SIGNUPS), "median")
 
     def test_the_last_day_that_can_be_written_has_a_next_one(self, spark: SparkSession) -> None:
         actual = source.daily_user_counts(signups_on(spark, {date(9999, 12, 31): 1})).where("not observed")
@@ -340,7 +335,7 @@ class TestForecasters:
             for number, counts in enumerate(cases)
             for day, count in counts.items()
         ]
-        history = spark.createDataFrame(known, "target_on DATE, horizon_days INT, day DATE, signup_count BIGINT")
+        history = frame_of(spark, known, "target_on DATE, horizon_days INT, day DATE, signup_count BIGINT")
         frame = source.forecaster_named(name).expected(history)
         assert frame.columns == ["target_on", "horizon_days", "expected"]
         assert frame.schema["expected"].dataType.simpleString() == "decimal(14,2)"
@@ -403,7 +398,7 @@ class TestForecastBacktest:
 
     def test_without_a_day_to_test_every_model_still_has_its_rows(self, spark: SparkSession) -> None:
         rows = [(name, horizon, None, 0) for name in source.FORECASTERS for horizon in (1, 7)]
-        assert_rows(source.forecast_backtest(spark.createDataFrame([], SIGNUPS)), rows)
+        assert_rows(source.forecast_backtest(frame_of(spark, [], SIGNUPS)), rows)
 
     def test_the_better_model_has_the_smaller_error(self, spark: SparkSession) -> None:
         weekly = {MONDAY + timedelta(days=day): 2 + 10 * (day % 7 < 5) for day in range(56)}
