@@ -62,7 +62,7 @@ def test_balances_that_do_not_add_up_are_not_published(lab: Lab, monkeypatch: py
     )
     lab.land("credits/a.csv", HEADER + ADD + ADD.replace("org_1,ann", "org_2,bob"))
     with pytest.raises(AssayError, match="credits, check balances_add_up"):
-        lab.run("credits")
+        lab.run(with_gold("credits", "org_credit_balances"))
     with pytest.raises(psycopg.errors.UndefinedTable):
         lab.query(BALANCES)
 
@@ -90,5 +90,5 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     single = lab.land("elsewhere/one.csv", header + "7 0001,Cy,Orr,20,M,2024-05-09\n", at=1_700_000_001)
     lab.land("signups/unread.csv", header + "8 0001,Di,Fox,20,F,2024-05-10\n")
     monkeypatch.setenv("CSV_FILE", str(single))
-    lab.run(signups)
+    lab.run(with_gold("signups", "users"))
     assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]

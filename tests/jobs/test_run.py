@@ -25,7 +25,7 @@ def that_fails(source: Source) -> Source:
 
 def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab: Lab) -> None:
     first_delivery(lab.landing)
-    members, signups = with_gold("members", "member"), load_sources(["signups"])[0]
+    members, signups = with_gold("members", "member"), with_gold("signups", "users")
     with pytest.raises(AssayError, match="rule never"):
         lab.run(that_fails(members), signups)
     assert lab.table("silver/signups/signups").count() == 2
