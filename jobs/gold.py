@@ -224,7 +224,7 @@ def _compute(run: Run, source: Source, recipe: Recipe, logic: str) -> _Computati
             if change.added is not None and change.removed is None:
                 return _Computation(call(recipe.transform, {name: change.added}, source), is_addition=True)
         elif (touched := _touched(source, recipe, inputs, changes)) is not None:
-            is_touched = F.col(str(recipe.declared.slice_by)).isin(*touched)
+            is_touched = F.coalesce(F.col(str(recipe.declared.slice_by)).isin(*touched), F.lit(False))
             anew = call(recipe.transform, inputs, source).where(is_touched)
             return _Computation(run.lake.read(recipe.table).where(~is_touched).unionByName(anew))
     return _Computation(call(recipe.transform, inputs, source))

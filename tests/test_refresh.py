@@ -2,22 +2,24 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+import transforms.contacts
 from jobs import gold, replay
 from jobs.engine import delta, postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.ledger import Ledger
+from jobs.engine.ledger import Ledger, TableState
 from jobs.engine.postgres import Publication
 from jobs.engine.sources import Source, load_sources
 from jobs.silver import call
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
 from tests.test_end_to_end_replay import relaxed
 
@@ -49,9 +51,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     return loads
 
 
-def assert_as_a_whole(lab: Lab) -> None:
+def assert_as_a_whole(lab: Lab, contacts: Source) -> None:
     """Every derived table has the rows that its inputs make of it, as recorded, and Postgres has them, too."""
-    contacts, states = load_sources(["contacts"])[0], lab.start().ledger.table_states()
+    states = lab.start().ledger.table_states()
     for recipe in [*gold.derived_silver(contacts), *gold.gold(contacts)]:
         inputs = {name: lab.table(path) for name, path in recipe.inputs.items()}
         expected, actual = (
@@ -72,20 +74,21 @@ def files(lab: Lab, table: str) -> set[str]:
 def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_that_go(
     lab: Lab, loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    contacts = with_gold("contacts", "contacts", "transfers", "counselor_daily_cases", "concurrency")
     year = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
     lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in year))
-    lab.run("contacts")
+    lab.run(contacts)
     tables = ("gold/contacts/contacts", "gold/contacts/transfers", "silver/contacts/assignments")
     before = {table: files(lab, table) for table in tables}
 
     # New days, a late contact, one that goes on into the next days, two lines that are known already, one held back.
     late, long = transferred("2023-05-05", to="Late Counselor"), transferred("2023-06-06", to="Bo", until="2023-06-09")
     known = transferred("2023-01-01", to="Counselor 1") + transferred("2023-01-02", to="Counselor 2")
-    unordered = contact("2023-07-07 09:00:00", "2023-07-07 10:00:00", counselors="[]")
+    nobodys = contact("2023-07-07 09:00:00", "2023-07-07 10:00:00", counselors="[]")
     loads.clear()
-    lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + unordered)
-    assert lab.run("contacts").release_id == 2
-    assert_as_a_whole(lab)
+    lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + nobodys)
+    assert lab.run(contacts).release_id == 2
+    assert_as_a_whole(lab, contacts)
     assert dict(loads)["gold.contacts"] == dict(loads)["gold.transfers"] == 3
     for table, its_files in before.items():
         assert its_files < files(lab, table), f"{table}: rows were added to those there were"
@@ -96,24 +99,59 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
         connection.execute("DELETE FROM gold.transfers WHERE transferred_at < '2023-02-01'")
     loads.clear()
     lab.land("contacts/more.jsonl", transferred("2023-11-02", to="Bo"))
-    lab.run("contacts")
-    assert_as_a_whole(lab)
+    lab.run(contacts)
+    assert_as_a_whole(lab, contacts)
     loaded: dict[str, Any] = dict(loads)
     assert (loaded["gold.contacts"], loaded["gold.transfers"]) == (1, len(year) + 4)
 
+    # Rows that were added before a crash, which left no record of it, are not added again.
+    record = Ledger.record_table_states
+
+    def crash(ledger: Ledger, states: Sequence[TableState]) -> None:
+        if any(state.table_name == "gold/contacts/contacts" for state in states):
+            raise RuntimeError("a crash")
+        record(ledger, states)
+
+    lab.land("contacts/last.jsonl", transferred("2023-11-03", to="Bo"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record_table_states", crash)
+        with pytest.raises(RuntimeError, match="a crash"):
+            lab.run(contacts)
+    assert lab.table("gold/contacts/contacts").count() == len(year) + 5
+    lab.run(contacts)
+    assert_as_a_whole(lab, contacts)
+
     # The rows of a batch are replaced, and one of them is let in.
-    mended = relaxed(load_sources(["contacts"])[0], "has_counselor")
+    mended = relaxed(contacts, "has_counselor")
     assert replay.ask_replay(lab.start(), mended, "has_counselor", None)
     lab.run(mended, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 5,)]
-    assert_as_a_whole(lab)
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 6,)]
+    assert_as_a_whole(lab, contacts)
 
     # And held back again: its day has one row less.
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
-    assert replay.ask_backfill(lab.start(), load_sources(["contacts"])[0], date.today(), date.today())
-    lab.run("contacts", first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 4,)]
-    assert_as_a_whole(lab)
+    assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
+    lab.run(contacts, first="silver")
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 5,)]
+    assert_as_a_whole(lab, contacts)
+
+
+def test_rows_without_a_slice_are_never_lost(lab: Lab, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cases(contacts: DataFrame) -> DataFrame:
+        day = F.to_date("started_at")
+        return contacts.groupBy(F.when(F.dayofmonth("started_at") > 1, day).alias("day")).count()
+
+    monkeypatch.setattr(transforms.contacts, "counselor_daily_cases", cases)
+    contacts = with_gold("contacts", "counselor_daily_cases")
+    days = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
+    lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in days))
+    lab.run(contacts, until="gold")
+    for file, new, expected in (("a", "2023-02-02", (10, 2)), ("b", "2023-02-01", (11, 2))):
+        lab.land(f"contacts/{file}.jsonl", transferred(new, to="Cyd"))
+        lab.run(contacts, until="gold")
+        found = {row["day"]: row["count"] for row in lab.table("gold/contacts/counselor_daily_cases").collect()}
+        assert (found[None], found[date(2023, 2, 2)]) == expected
+        assert sum(found.values()) == sum(expected) + len(days) - 11
 
 
 def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone() -> None:
