@@ -25,11 +25,15 @@ _MOST_SLICES = 400  # of more, to compute the table anew takes no longer
 
 @dataclass
 class GoldReport:
-    """Which tables were computed anew, which were up to date, and how many rows each rule of the former found."""
+    """Which tables got other rows, which were up to date, and how many rows each rule of the former found.
 
-    refreshed: list[TableState] = field(default_factory=list)
+    `states` is what is to be recorded of them.
+    """
+
+    refreshed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     rules: list[gate.RuleResult] = field(default_factory=list)
+    states: list[TableState] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,6 @@ class Recipe:
     declared: Computed
 
 
-@dataclass(frozen=True)
-class _Computation:
-    """What brings a table up to date: all of its rows or, with `is_addition`, those that come to the ones it has."""
-
-    rows: DataFrame
-    is_addition: bool = False
-
-
 def gold_table(source: Source, table: str) -> str:
     return f"gold/{source.name}/{table}"
 
@@ -57,7 +53,9 @@ def gold_table(source: Source, table: str) -> str:
 def refine_derived_silver(run: Run, source: Source) -> GoldReport:
     """Brings the silver tables that are derived from the parsed one up to date."""
     rules = {silver_table(source, table): table for table in source.derived_tables}
-    return _refresh(run, source, derived_silver(source), rules)
+    report = _refresh(run, source, derived_silver(source), rules)
+    run.ledger.record_table_states(report.states)
+    return report
 
 
 def refine(run: Run, source: Source) -> GoldReport:
@@ -65,6 +63,8 @@ def refine(run: Run, source: Source) -> GoldReport:
     report = _refresh(run, source, gold(source))
     if report.refreshed:
         _check(run, source)
+    # Not before the check: the next run would find the tables up to date, and publish what contradicts itself.
+    run.ledger.record_table_states(report.states)
     return report
 
 
@@ -150,6 +150,8 @@ def _is_unfounded(run: Run, recipe: Recipe, logic: str) -> str | None:
         return "the table is not as its last run left it"
     if state.logic != logic:
         return "code or settings changed"
+    if anew := sorted(p for p in set(recipe.inputs.values()) if not run.lake.was_made_before(p, recipe.table)):
+        return f"{_named(anew)} was made anew"
     return None if state.inputs.keys() == set(recipe.inputs.values()) else "it is computed from other tables now"
 
 
@@ -196,38 +198,48 @@ def _refresh(
     wanted = outdated(run, source, recipes)
     report.unchanged = [recipe.table for recipe in recipes if recipe.table not in wanted]
     pending = {recipe.table: recipe for recipe in recipes if recipe.table in wanted}
+    before = {table: run.lake.version(table) for table in pending}
 
     def refresh(target: str) -> tuple[TableState, list[gate.RuleResult]]:
-        versions = {path: run.lake.version(path) or 0 for path in pending[target].inputs.values()}
-        state, computed = TableState(target, 0, versions, logic, 0, ""), _compute(run, source, pending[target], logic)
-        if computed.is_addition:
-            return _add(run, computed.rows, state), []
-        return _write(run, source, computed.rows, state, (silver or {}).get(target))
+        return _bring_up_to_date(run, source, pending[target], logic, (silver or {}).get(target))
 
     # Most tables are small, and Spark plans longer than it computes: the cores are better used by a few at a time.
     with ThreadPoolExecutor(max_workers=min(4, run.spark.sparkContext.defaultParallelism)) as pool:
         for wave in _waves({table: set(recipe.inputs.values()) for table, recipe in pending.items()}):
             for state, results in list(pool.map(refresh, wave)):
-                report.refreshed.append(state)
+                is_as_it_was = before.get(state.table_name) == state.delta_version
+                (report.unchanged if is_as_it_was else report.refreshed).append(state.table_name)
+                report.states.append(state)
                 report.rules += results
-    run.ledger.record_table_states(report.refreshed)
     return report
 
 
-def _compute(run: Run, source: Source, recipe: Recipe, logic: str) -> _Computation:
-    """The rows of a table: from what changed in its inputs, if that is little and known to be enough, else from all."""
+def _bring_up_to_date(
+    run: Run, source: Source, recipe: Recipe, logic: str, silver: str | None
+) -> tuple[TableState, list[gate.RuleResult]]:
+    """Makes a table what its inputs are now: by what changed in them, if that is little and known to be enough.
+
+    Returns its state, and what its rules found.
+    """
+    versions = {path: run.lake.version(path) or 0 for path in recipe.inputs.values()}
     inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
-    changes = _changes(run, recipe, logic)
+    state, changes = TableState(recipe.table, 0, versions, logic, 0, ""), _changes(run, recipe, logic)
     if changes is not None:
-        if recipe.declared.row_by_row:
-            (name, change) = next(iter(changes.items()))
-            if change.added is not None and change.removed is None:
-                return _Computation(call(recipe.transform, {name: change.added}, source), is_addition=True)
-        elif (touched := _touched(source, recipe, inputs, changes)) is not None:
-            is_touched = F.coalesce(F.col(str(recipe.declared.slice_by)).isin(*touched), F.lit(False))
-            anew = call(recipe.transform, inputs, source).where(is_touched)
-            return _Computation(run.lake.read(recipe.table).where(~is_touched).unionByName(anew))
-    return _Computation(call(recipe.transform, inputs, source))
+        as_it_was = replace(run.ledger.table_states()[recipe.table], inputs=versions)
+        if all(change.is_nothing for change in changes.values()):
+            return as_it_was, []
+        added = {name: change.added for name, change in changes.items() if change.added is not None}
+        has_only_grown = all(change.removed is None for change in changes.values())
+        if recipe.declared.row_by_row and has_only_grown:
+            return _add(run, call(recipe.transform, added, source), state), []
+        if recipe.declared.slice_by:
+            is_touched = _is_touched(source, recipe, inputs, changes)
+            if is_touched is not None:
+                anew = call(recipe.transform, inputs, source).where(is_touched)
+                return _write(
+                    run, source, run.lake.read(recipe.table).where(~is_touched).unionByName(anew), state, silver
+                )
+    return _write(run, source, call(recipe.transform, inputs, source), state, silver)
 
 
 def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
@@ -247,18 +259,31 @@ def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
     return found
 
 
-def _touched(
+def _is_touched(
     source: Source, recipe: Recipe, inputs: Mapping[str, DataFrame], changes: Mapping[str, Changes]
-) -> list[object] | None:
-    """The slices that have other rows if the changed rows of the inputs are taken out or added.
+) -> Column | None:
+    """Whether a row's slice has other rows since the changed rows of the inputs came and went.
 
-    None if they are many, or if a slice has no value.
+    None if such slices are many, or if one has no value.
     """
-    rows = {name: changes[name].rows for name in inputs}
-    changed = {name: frame.where("false") if (r := rows[name]) is None else r for name, frame in inputs.items()}
-    slices = call(recipe.transform, changed, source).select(str(recipe.declared.slice_by)).distinct()
-    touched = [row[0] for row in slices.limit(_MOST_SLICES + 1).collect()]
-    return None if None in touched or len(touched) > _MOST_SLICES else touched
+    column = str(recipe.declared.slice_by)
+
+    def slices(changed: Mapping[str, DataFrame | None]) -> DataFrame:
+        """Those that these rows alone have rows in."""
+        none = {name: frame.where("false") for name, frame in inputs.items()}
+        rows = {name: none[name] if frame is None else frame for name, frame in changed.items()}
+        return call(recipe.transform, rows, source).select(column)
+
+    # Apart: rows that came and rows that went may cancel each other out.
+    came = slices({name: change.added for name, change in changes.items()})
+    went = slices({name: change.removed for name, change in changes.items()})
+    found = came.union(went).distinct()
+    # As text, for Python knows no date after the year 9999.
+    touched = [row[0] for row in found.select(F.col(column).cast("string")).limit(_MOST_SLICES + 1).collect()]
+    if None in touched or len(touched) > _MOST_SLICES:
+        return None
+    values = [F.lit(value).cast(found.schema[column].dataType) for value in touched]
+    return F.coalesce(F.col(column).isin(*values), F.lit(False))
 
 
 def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:

@@ -128,7 +128,8 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
             loaded = stage(run, connection, target, changed)
             for _ in verified:
                 pass
-        _verify_loaded(changed, loaded)
+        _verify_loaded(loaded)
+        changed = [item for item, _ in loaded]
         with connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
@@ -152,22 +153,34 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
 
 def stage(
     run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
-) -> dict[str, tuple[int, str]]:
+) -> list[tuple[Publication, tuple[int, str]]]:
     """Loads the rows of the items' versions, or of their additions, into staging tables.
 
-    Returns how many each version has, and their checksum.
+    Returns the items, each with how many rows its version has, and their checksum. An addition that does not come to
+    what was computed is no addition to what was published (the table may have been made anew): then all is loaded.
     """
+    loaded = _load(run, connection, target, items)
+    found = [(item, item.addition.total(rows) if item.addition else rows) for item, rows in loaded]
+    wrong = [replace(item, addition=None) for item, total in found if item.addition and total != _rows(item)]
+    again = {item.full_name: (item, rows) for item, rows in _load(run, connection, target, wrong)}
+    return [again.get(item.full_name, (item, total)) for item, total in found]
+
+
+def _load(
+    run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
+) -> list[tuple[Publication, tuple[int, str]]]:
+    """Fills the items' staging tables; returns how many rows were loaded, and their checksum."""
     for item in items:
         postgres.create_staging(connection, item)
 
     def load(item: Publication) -> tuple[int, str]:
         if item.addition:
-            return item.addition.total(postgres.load_staging(item.addition.rows, target, item))
+            return postgres.load_staging(item.addition.rows, target, item)
         return postgres.load_staging(run.lake.read(item.state.table_name, item.state.delta_version), target, item)
 
     # Small tables cost a round trip each, large ones keep all cores busy anyway: a few at a time.
     with any_version(run.spark), ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip([item.full_name for item in items], pool.map(load, items), strict=True))
+        return list(zip(items, pool.map(load, items), strict=True))
 
 
 def publications(run: Run, source: Source) -> list[Publication]:
@@ -244,7 +257,7 @@ def _addition(
 ) -> Addition | None:
     """The rows that came since the last release, if none went; None: all rows are to be loaded.
 
-    Decision: a live table that lost rows, or got some from elsewhere, is made right by loading it whole.
+    Decision: a live table that lost rows or a column, or got some from elsewhere, is made right by loading it whole.
     """
     path = item.state.table_name
     if released is None or released.definition != item.definition or run.lake.version(path) != item.state.delta_version:
@@ -252,7 +265,10 @@ def _addition(
     changes = run.lake.changes(path, released.delta_version)
     if changes is None or changes.added is None or changes.removed is not None:
         return None
-    is_as_published = postgres.row_count(connection, item) == released.row_count
+    is_as_published = (
+        postgres.row_count(connection, item) == released.row_count
+        and postgres.column_types(connection, item.full_name).keys() == item.columns.keys()
+    )
     return Addition(changes.added, released.rows) if is_as_published else None
 
 
@@ -260,11 +276,11 @@ def _rows(item: Publication) -> tuple[int, str]:
     return item.state.row_count, item.state.checksum
 
 
-def _verify_loaded(items: Sequence[Publication], loaded: Mapping[str, tuple[int, str]]) -> None:
+def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> None:
     """Raises AssayError if what Delta gave is not what was computed."""
-    for item in items:
-        if loaded[item.full_name] != _rows(item):
-            table, version, (rows, checksum) = item.state.table_name, item.state.delta_version, loaded[item.full_name]
+    for item, found in loaded:
+        if found != _rows(item):
+            table, version, (rows, checksum) = item.state.table_name, item.state.delta_version, found
             raise AssayError(
                 f"{table.replace('/', '.')}: version {version} has {rows:,} rows with checksum {checksum}; "
                 f"{item.state.row_count:,} with {item.state.checksum} were computed; nothing was published",

@@ -173,7 +173,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
                 _verify(item, _count(run.lake.read(item.state.table_name, item.state.delta_version)), to)
             return report
         if items:
-            for item, found in zip(items, publish.stage(run, connection, target, items).values(), strict=True):
+            for item, found in publish.stage(run, connection, target, items):
                 _verify(item, found, to)
             with _said_if_keys_changed(to), connection.transaction():
                 report.release_id = postgres.release(connection, run.run_id, items, [], to)

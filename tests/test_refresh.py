@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 import transforms.contacts
@@ -18,12 +18,20 @@ from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import Ledger, TableState
 from jobs.engine.postgres import Publication
 from jobs.engine.sources import Source, load_sources
+from jobs.engine.versions import checksum
 from jobs.silver import call
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
 from tests.test_end_to_end_replay import relaxed
 
 Loads = list[tuple[str, int]]
+# Of each published table, so much that it shows whether Postgres has its rows.
+COLUMNS = {
+    "contacts": "contact_id, transfer_count, initial_counselor_name",
+    "transfers": "contact_id, transfer_number, counselor_id",
+    "counselor_daily_cases": "counselor_name, day, number_of_cases",
+    "concurrency": "scope, max_concurrent_cases",
+}
 
 
 def contact(began: str, ended: str, **fields: object) -> str:
@@ -33,6 +41,20 @@ def contact(began: str, ended: str, **fields: object) -> str:
 def transferred(day: str, *, to: str, until: str | None = None) -> str:
     times = {"counselors": f"['Yan Delacroix', '{to}']", "transfer_timestamps": f"['{day} 23:15:00']"}
     return contact(f"{day} 23:00:00", f"{until or day} 23:30:00", **times)
+
+
+@pytest.fixture
+def slices(monkeypatch: pytest.MonkeyPatch) -> dict[str, Column | None]:
+    """By table, what its newest computation took for the rows whose slices are touched."""
+    found: dict[str, Column | None] = {}
+    original = gold._is_touched
+
+    def watched(source: Source, recipe: gold.Recipe, *rest: Any) -> Column | None:
+        found[recipe.table] = original(source, recipe, *rest)
+        return found[recipe.table]
+
+    monkeypatch.setattr(gold, "_is_touched", watched)
+    return found
 
 
 @pytest.fixture
@@ -63,8 +85,11 @@ def assert_as_a_whole(lab: Lab, contacts: Source) -> None:
         assert actual == expected, recipe.table
         assert states[recipe.table].row_count == expected.total()
         assert states[recipe.table].delta_version == lab.lake.version(recipe.table)
-    for table in contacts.publish:
-        assert lab.query(f"SELECT count(*) FROM gold.{table}") == [(lab.table(f"gold/contacts/{table}").count(),)]
+        total = lab.table(recipe.table).agg(checksum(lab.table(recipe.table).columns)).collect()[0][0]
+        assert int(states[recipe.table].checksum) == total
+    for table, columns in COLUMNS.items():
+        rows = [tuple(row) for row in lab.table(f"gold/contacts/{table}").select(*columns.split(", ")).collect()]
+        assert Counter(lab.query(f"SELECT {columns} FROM gold.{table}")) == Counter(rows), table
 
 
 def files(lab: Lab, table: str) -> set[str]:
@@ -72,9 +97,9 @@ def files(lab: Lab, table: str) -> set[str]:
 
 
 def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_that_go(
-    lab: Lab, loads: Loads, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, loads: Loads, slices: dict[str, Column | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contacts = with_gold("contacts", "contacts", "transfers", "counselor_daily_cases", "concurrency")
+    contacts = with_gold("contacts", *COLUMNS)
     year = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
     lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in year))
     lab.run(contacts)
@@ -93,6 +118,16 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     for table, its_files in before.items():
         assert its_files < files(lab, table), f"{table}: rows were added to those there were"
     assert lab.query("SELECT count(*) FROM gold.counselor_daily_cases WHERE counselor_name = 'Bo'") == [(2,)]
+    touched = slices["silver/contacts/open_case_days"]
+    assert touched is not None
+    days = lab.table("silver/contacts/open_case_days").where(touched).select("day").distinct().collect()
+    assert {str(row["day"]) for row in days} == {"2023-05-05", "2023-06-06", "2023-06-09", "2023-11-01"}
+
+    # Nothing but what is known, and what is held back: no table is written.
+    versions = {recipe.table: lab.lake.version(recipe.table) for recipe in gold.gold(contacts)}
+    lab.land("contacts/nothing.jsonl", known + nobodys.replace("09:00", "09:30"))
+    assert lab.run(contacts).release_id is None
+    assert {table: lab.lake.version(table) for table in versions} == versions
 
     # A table in Postgres that lost a row is loaded as a whole.
     with postgres.connect(lab.database) as connection:
@@ -121,22 +156,25 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     lab.run(contacts)
     assert_as_a_whole(lab, contacts)
 
-    # The rows of a batch are replaced, and one of them is let in.
+    # The rows of two batches are replaced, and one of each is let in.
     mended = relaxed(contacts, "has_counselor")
     assert replay.ask_replay(lab.start(), mended, "has_counselor", None)
     lab.run(mended, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 6,)]
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 7,)]
     assert_as_a_whole(lab, contacts)
 
-    # And held back again: its day has one row less.
+    # One is held back again: its day has one row less.
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
     assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
     lab.run(contacts, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 5,)]
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 6,)]
     assert_as_a_whole(lab, contacts)
 
 
-def test_rows_without_a_slice_are_never_lost(lab: Lab, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("loads")
+def test_rows_without_a_slice_are_never_lost(
+    lab: Lab, slices: dict[str, Column | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cases(contacts: DataFrame) -> DataFrame:
         day = F.to_date("started_at")
         return contacts.groupBy(F.when(F.dayofmonth("started_at") > 1, day).alias("day")).count()
@@ -146,12 +184,18 @@ def test_rows_without_a_slice_are_never_lost(lab: Lab, loads: Loads, monkeypatch
     days = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
     lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in days))
     lab.run(contacts, until="gold")
-    for file, new, expected in (("a", "2023-02-02", (10, 2)), ("b", "2023-02-01", (11, 2))):
-        lab.land(f"contacts/{file}.jsonl", transferred(new, to="Cyd"))
+    # Its days are after the last that Python knows.
+    endless = contact("9999-12-31 23:00:00-05:00", "9999-12-31 23:30:00-05:00")
+    a, b = endless + transferred("2023-02-02", to="Cyd"), transferred("2023-02-01", to="Cyd")
+    for file, content, expected in (("a", a, (11, 2)), ("b", b, (12, 2))):
+        lab.land(f"contacts/{file}.jsonl", content)
         lab.run(contacts, until="gold")
         found = {row["day"]: row["count"] for row in lab.table("gold/contacts/counselor_daily_cases").collect()}
         assert (found[None], found[date(2023, 2, 2)]) == expected
         assert sum(found.values()) == sum(expected) + len(days) - 11
+        # Rows without one are touched: then all is computed.
+        assert slices["gold/contacts/counselor_daily_cases"] is None
+        assert slices["silver/contacts/open_case_days"] is not None
 
 
 def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone() -> None:

@@ -41,11 +41,9 @@ class Changes:
     removed: DataFrame | None = None
 
     @property
-    def rows(self) -> DataFrame | None:
-        """The rows of both."""
-        if self.added is None or self.removed is None:
-            return self.removed if self.added is None else self.added
-        return self.added.unionByName(self.removed)
+    def is_nothing(self) -> bool:
+        """Whether no file came or went."""
+        return self.added is None and self.removed is None
 
 
 class Lakehouse:
@@ -122,11 +120,21 @@ class Lakehouse:
                 return None
         passing = sizes["AddFile"].keys() & sizes["RemoveFile"].keys()
         came, went = [{path: files[path] for path in files.keys() - passing} for files in sizes.values()]
+        if not all(map(_is_inside, [*came, *went])):
+            return None
         is_little = sum(came.values()) + sum(went.values()) <= size * _LARGEST_CHANGE
         is_whole = commits == int(snapshot.version()) - since  # older commits may have been cleaned up
         if not (is_little and is_whole and all(self._is_there(table, path) for path in went)):
             return None
         return Changes(self._rows_of(table, snapshot, came), self._rows_of(table, snapshot, went))
+
+    def was_made_before(self, table: str, other: str) -> bool:
+        """Whether the table is the one that was there when `other` got its newest version, not one made anew since.
+
+        The numbers of versions do not tell: in a table that was removed and made anew they start again.
+        """
+        made = _value(self._snapshot(table).metadata().createdTime())
+        return made is None or int(made) <= int(self._snapshot(other).timestamp())
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
@@ -289,7 +297,12 @@ def _paths(snapshot: Any) -> list[str]:
     if files is None or files.size() > _FEW_FILES:
         return []
     paths = [str(files.apply(number).path()) for number in range(files.size())]
-    return paths if all(path[0] != "/" and ":" not in path for path in paths) else []
+    return paths if all(map(_is_inside, paths)) else []
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a file lies in the table's folder: another table's files, of a shallow copy, have absolute paths."""
+    return path[0] != "/" and ":" not in path
 
 
 def _numbers(snapshot: Any) -> dict[str, int]:

@@ -410,7 +410,10 @@ def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, s
 
 
 def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Takes out the rows that are gone or differ and puts in the new ones: only what changed costs."""
+    """Takes out the rows that are gone or differ and puts in the new ones: only what changed costs.
+
+    With an addition, there are only new ones.
+    """
     columns = list(item.columns)
     same_key = _same_key(item.table)
     row = {

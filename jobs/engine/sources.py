@@ -122,9 +122,10 @@ class Computed(_Strict):
     """How a table that is computed from others can be brought up to date with less than all of their rows.
 
     With `row_by_row`, each of its rows comes from one row of its only input and depends on no other: rows that came to
-    the input add theirs. With `slice_by`, a column of its own: a row depends only on input rows that, if they were all
-    there is, would make a row with the same value (of their day, say). Then slices that changed rows touch are computed
-    anew, and the others stay. With neither, the table is computed anew as a whole.
+    the input add theirs. With `slice_by`, a column of its own (a day, say): every input row, were it the only one,
+    makes a row in each slice that it has a part in; so the transform neither joins its inputs nor filters what it has
+    aggregated. Then slices that changed rows touch are computed anew, and the others stay. With neither, the table is
+    computed anew as a whole.
     """
 
     transform: Name | None = None

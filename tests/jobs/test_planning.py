@@ -79,7 +79,7 @@ def watched() -> Iterator[dict[str, list[str]]]:
 
     def refreshed(*arguments: Any) -> Any:
         report = whole[3](*arguments)
-        seen["refreshed"] += [state.table_name for state in report.refreshed]
+        seen["refreshed"] += report.refreshed
         return report
 
     with pytest.MonkeyPatch.context() as patch:

@@ -128,9 +128,6 @@ def test_what_changed_are_the_rows_of_files_that_came_and_of_those_that_went(
     assert changed(large, before - 1) == ([7_001, 8_002], None), "what came and went in between is in neither"
     large.append(batch(spark, 3, [9_000]), "t")
     assert changed(large, before + 1) == ([9_000], None)
-    found = large.changes("t", before)
-    assert found
-    assert ids(found.rows) == [7_001, 7_001, 7_002, 7_003, 8_002, 9_000]
 
 
 def test_what_changed_is_not_told_where_the_files_do_not_tell_or_are_no_quicker_to_go_by(
