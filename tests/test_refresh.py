@@ -129,15 +129,17 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert lab.run(contacts).release_id is None
     assert {table: lab.lake.version(table) for table in versions} == versions
 
-    # A table in Postgres that lost a row is loaded as a whole.
+    # A table in Postgres that lost a row is loaded as a whole, and so is one that an addition does not make right (as
+    # if another lakehouse had published it).
     with postgres.connect(lab.database) as connection:
+        connection.execute("UPDATE ops.release_tables SET checksum = '1' WHERE table_name = 'gold.contacts'")
         connection.execute("DELETE FROM gold.transfers WHERE transferred_at < '2023-02-01'")
     loads.clear()
     lab.land("contacts/more.jsonl", transferred("2023-11-02", to="Bo"))
     lab.run(contacts)
     assert_as_a_whole(lab, contacts)
-    loaded: dict[str, Any] = dict(loads)
-    assert (loaded["gold.contacts"], loaded["gold.transfers"]) == (1, len(year) + 4)
+    assert [rows for table, rows in loads if table == "gold.contacts"] == [1, len(year) + 4]
+    assert [rows for table, rows in loads if table == "gold.transfers"] == [len(year) + 4]
 
     # Rows that were added before a crash, which left no record of it, are not added again.
     record = Ledger.record_table_states

@@ -1,5 +1,6 @@
 """Each write once: what was written is not written again, and a write that Delta drops is noticed."""
 
+import shutil
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_what_changed_are_the_rows_of_files_that_came_and_of_those_that_went(
     assert changed(large, before - 1) == ([7_001, 8_002], None), "what came and went in between is in neither"
     large.append(batch(spark, 3, [9_000]), "t")
     assert changed(large, before + 1) == ([9_000], None)
+
+
+def test_a_table_that_was_made_anew_is_not_the_one_that_was_there(tmp_path: Path, spark: SparkSession) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    lake.overwrite(spark.range(1), "input")
+    lake.overwrite(spark.range(1), "made")
+    lake.append(spark.range(1), "input")
+    assert lake.was_made_before("input", "made")
+    shutil.rmtree(lake.path("input"))
+    forget_tables(spark)
+    lake.overwrite(spark.range(1), "input")
+    lake.append(spark.range(1), "input")
+    assert not lake.was_made_before("input", "made")
 
 
 def test_what_changed_is_not_told_where_the_files_do_not_tell_or_are_no_quicker_to_go_by(
