@@ -16,7 +16,7 @@ from jobs.engine.delta import Changes
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Computed, Source, Transform, input_names
-from jobs.engine.versions import checksum
+from jobs.engine.versions import fingerprint, metrics, together
 from jobs.silver import call, quarantine_table, silver_table
 from jobs.silver import shapes as silver_shapes
 
@@ -222,24 +222,21 @@ def _bring_up_to_date(
     Returns its state, and what its rules found.
     """
     versions = {path: run.lake.version(path) or 0 for path in recipe.inputs.values()}
-    inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
     state, changes = TableState(recipe.table, 0, versions, logic, 0, ""), _changes(run, recipe, logic)
     if changes is not None:
-        as_it_was = replace(run.ledger.table_states()[recipe.table], inputs=versions)
         if all(change.is_nothing for change in changes.values()):
-            return as_it_was, []
+            return replace(run.ledger.table_states()[recipe.table], inputs=versions), []
         added = {name: change.added for name, change in changes.items() if change.added is not None}
         has_only_grown = all(change.removed is None for change in changes.values())
         if recipe.declared.row_by_row and has_only_grown:
             return _add(run, call(recipe.transform, added, source), state), []
-        if recipe.declared.slice_by:
-            is_touched = _is_touched(source, recipe, inputs, changes)
-            if is_touched is not None:
-                anew = call(recipe.transform, inputs, source).where(is_touched)
-                return _write(
-                    run, source, run.lake.read(recipe.table).where(~is_touched).unionByName(anew), state, silver
-                )
-    return _write(run, source, call(recipe.transform, inputs, source), state, silver)
+    inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
+    rows = call(recipe.transform, inputs, source)
+    if changes is not None and recipe.declared.slice_by:
+        is_touched = _is_touched(source, recipe, inputs, changes)
+        if is_touched is not None:
+            rows = run.lake.read(recipe.table).where(~is_touched).unionByName(rows.where(is_touched))
+    return _write(run, source, rows, state, silver)
 
 
 def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
@@ -300,15 +297,9 @@ def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:
 def _add(run: Run, rows: DataFrame, state: TableState) -> TableState:
     """Adds rows to the table, counting and hashing them on the way; returns `state` completed."""
     observed, before = Observation(), run.ledger.table_states()[state.table_name]
-    version = run.lake.append(rows.observe(observed, *_of_all(rows)), state.table_name)
-    added = observed.get
-    count, total = before.row_count + added["rows"], int(before.checksum) + int(added["hash"] or 0)
-    return replace(state, delta_version=version, row_count=count, checksum=str(total))
-
-
-def _of_all(rows: DataFrame) -> list[Column]:
-    """What is recorded of a table's rows: how many they are, and their checksum."""
-    return [F.count(F.lit(1)).alias("rows"), checksum(rows.columns).alias("hash")]
+    version = run.lake.append(rows.observe(observed, *metrics(rows.columns)), state.table_name)
+    count, total = together((before.row_count, before.checksum), fingerprint(observed.get))
+    return replace(state, delta_version=version, row_count=count, checksum=total)
 
 
 def _write(
@@ -322,14 +313,14 @@ def _write(
     rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
     referenced = {rule.needs[0] for rule in rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
-    metrics = [*_of_all(frame), *[gate.violations(rule) for rule in rules]]
-    watched = gate.answered(frame, rules, key, None, tables).observe(observed, *metrics).select(*frame.columns)
+    measures = [*metrics(frame.columns), *[gate.violations(rule) for rule in rules]]
+    watched = gate.answered(frame, rules, key, None, tables).observe(observed, *measures).select(*frame.columns)
     version = run.lake.overwrite(watched, state.table_name)
     found = observed.get
     results = gate.results(str(silver), rules, found)
     gate.enforce(results)
-    counted = replace(state, delta_version=version, row_count=found["rows"], checksum=str(found["hash"] or 0))
-    return counted, results
+    count, total = fingerprint(found)
+    return replace(state, delta_version=version, row_count=count, checksum=total), results
 
 
 if __name__ == "__main__":

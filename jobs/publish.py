@@ -21,7 +21,7 @@ from jobs.engine.ledger import Ledger
 from jobs.engine.postgres import Addition, DocumentName, Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
-from jobs.engine.versions import any_version
+from jobs.engine.versions import any_version, together
 from jobs.gold import gold_table
 from jobs.silver import quarantine_table, silver_table
 
@@ -160,7 +160,7 @@ def stage(
     what was computed is no addition to what was published (the table may have been made anew): then all is loaded.
     """
     loaded = _load(run, connection, target, items)
-    found = [(item, item.addition.total(rows) if item.addition else rows) for item, rows in loaded]
+    found = [(item, together(item.addition.before, rows) if item.addition else rows) for item, rows in loaded]
     wrong = [replace(item, addition=None) for item, total in found if item.addition and total != _rows(item)]
     again = {item.full_name: (item, rows) for item, rows in _load(run, connection, target, wrong)}
     return [again.get(item.full_name, (item, total)) for item, total in found]

@@ -15,7 +15,6 @@ from psycopg import Connection, errors
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from jobs import publish
 from jobs.engine import embedded, postgres
@@ -27,7 +26,7 @@ from jobs.engine.listing import line, table
 from jobs.engine.postgres import Publication, ReleasedTable
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
-from jobs.engine.versions import any_version, checksum, has_all_files, is_gone
+from jobs.engine.versions import any_version, fingerprint, has_all_files, is_gone, metrics
 from jobs.gold import gold_table
 
 _UNTOUCHED = "nothing was changed"
@@ -257,9 +256,9 @@ def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
 
 
 def _count(frame: DataFrame) -> tuple[int, str]:
-    row = frame.agg(F.count(F.lit(1)), checksum(frame.columns)).first()
+    row = frame.agg(*metrics(frame.columns)).first()
     assert row is not None
-    return row[0], str(row[1] or 0)
+    return fingerprint(row.asDict())
 
 
 def _verify(item: Publication, found: tuple[int, str], to: int) -> None:

@@ -25,6 +25,7 @@ from tests.test_end_to_end import BASE
 from tests.test_end_to_end_replay import relaxed
 
 Loads = list[tuple[str, int]]
+DAYS = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
 # Of each published table, so much that it shows whether Postgres has its rows.
 COLUMNS = {
     "contacts": "contact_id, transfer_count, initial_counselor_name",
@@ -100,8 +101,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     lab: Lab, loads: Loads, slices: dict[str, Column | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contacts = with_gold("contacts", *COLUMNS)
-    year = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
-    lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in year))
+    lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in DAYS))
     lab.run(contacts)
     tables = ("gold/contacts/contacts", "gold/contacts/transfers", "silver/contacts/assignments")
     before = {table: files(lab, table) for table in tables}
@@ -138,8 +138,8 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     lab.land("contacts/more.jsonl", transferred("2023-11-02", to="Bo"))
     lab.run(contacts)
     assert_as_a_whole(lab, contacts)
-    assert [rows for table, rows in loads if table == "gold.contacts"] == [1, len(year) + 4]
-    assert [rows for table, rows in loads if table == "gold.transfers"] == [len(year) + 4]
+    assert [rows for table, rows in loads if table == "gold.contacts"] == [1, len(DAYS) + 4]
+    assert [rows for table, rows in loads if table == "gold.transfers"] == [len(DAYS) + 4]
 
     # Rows that were added before a crash, which left no record of it, are not added again.
     record = Ledger.record_table_states
@@ -154,7 +154,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
         patch.setattr(Ledger, "record_table_states", crash)
         with pytest.raises(RuntimeError, match="a crash"):
             lab.run(contacts)
-    assert lab.table("gold/contacts/contacts").count() == len(year) + 5
+    assert lab.table("gold/contacts/contacts").count() == len(DAYS) + 5
     lab.run(contacts)
     assert_as_a_whole(lab, contacts)
 
@@ -162,14 +162,14 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     mended = relaxed(contacts, "has_counselor")
     assert replay.ask_replay(lab.start(), mended, "has_counselor", None)
     lab.run(mended, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 7,)]
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 7,)]
     assert_as_a_whole(lab, contacts)
 
     # One is held back again: its day has one row less.
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
     assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
     lab.run(contacts, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(year) + 6,)]
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 6,)]
     assert_as_a_whole(lab, contacts)
 
 
@@ -183,8 +183,7 @@ def test_rows_without_a_slice_are_never_lost(
 
     monkeypatch.setattr(transforms.contacts, "counselor_daily_cases", cases)
     contacts = with_gold("contacts", "counselor_daily_cases")
-    days = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
-    lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in days))
+    lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in DAYS))
     lab.run(contacts, until="gold")
     # Its days are after the last that Python knows.
     endless = contact("9999-12-31 23:00:00-05:00", "9999-12-31 23:30:00-05:00")
@@ -194,7 +193,7 @@ def test_rows_without_a_slice_are_never_lost(
         lab.run(contacts, until="gold")
         found = {row["day"]: row["count"] for row in lab.table("gold/contacts/counselor_daily_cases").collect()}
         assert (found[None], found[date(2023, 2, 2)]) == expected
-        assert sum(found.values()) == sum(expected) + len(days) - 11
+        assert sum(found.values()) == sum(expected) + len(DAYS) - 11
         # Rows without one are touched: then all is computed.
         assert slices["gold/contacts/counselor_daily_cases"] is None
         assert slices["silver/contacts/open_case_days"] is not None

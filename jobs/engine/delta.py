@@ -104,27 +104,12 @@ class Lakehouse:
         size = self.size(table)
         if snapshot.protocol().minReaderVersion() > _FILES_TELL_ALL or since > snapshot.version() or size < FEW_BYTES:
             return None
-        sizes: dict[str, dict[str, int]] = {"AddFile": {}, "RemoveFile": {}}
-        commits = 0
-        for actions in self._commits(table, since + 1):
-            commits += 1
-            for action in actions:
-                kind = _kind(action)
-                # Other columns; or files that were only packed anew, of which one may be among those that came.
-                if kind == "Metadata" or (kind in sizes and not action.dataChange()):
-                    return None
-                if kind in sizes:
-                    found = action.size() if kind == "AddFile" else _value(action.size())
-                    sizes[kind][str(action.path())] = int(found or 0)
-            if sum(map(len, sizes.values())) > _MANY_CHANGED:
-                return None
-        passing = sizes["AddFile"].keys() & sizes["RemoveFile"].keys()
-        came, went = [{path: files[path] for path in files.keys() - passing} for files in sizes.values()]
-        if not all(map(_is_inside, [*came, *went])):
+        files = self._files_since(table, since, int(snapshot.version()))
+        if files is None:
             return None
+        came, went = files
         is_little = sum(came.values()) + sum(went.values()) <= size * _LARGEST_CHANGE
-        is_whole = commits == int(snapshot.version()) - since  # older commits may have been cleaned up
-        if not (is_little and is_whole and all(self._is_there(table, path) for path in went)):
+        if not is_little or not all(self._is_there(table, path) for path in went):
             return None
         return Changes(self._rows_of(table, snapshot, came), self._rows_of(table, snapshot, went))
 
@@ -235,6 +220,31 @@ class Lakehouse:
             files = spark_paths(self.path(table), paths)
             known = self._files[table] = _Files(identity, version, schema, files)
         return known
+
+    def _files_since(self, table: str, since: int, newest: int) -> tuple[dict[str, int], dict[str, int]] | None:
+        """The files that came to a table from version `since` to `newest`, and those that went, with their sizes.
+
+        None if they are many, or if they are not all that changed. One that came and went in between is in neither.
+        """
+        sizes: dict[str, dict[str, int]] = {"AddFile": {}, "RemoveFile": {}}
+        commits = 0
+        for actions in self._commits(table, since + 1):
+            commits += 1
+            for action in actions:
+                kind = _kind(action)
+                # Other columns; or files that were only packed anew, of which one may be among those that came.
+                if kind == "Metadata" or (kind in sizes and not action.dataChange()):
+                    return None
+                if kind in sizes:
+                    found = action.size() if kind == "AddFile" else _value(action.size())
+                    sizes[kind][str(action.path())] = int(found or 0)
+            if sum(map(len, sizes.values())) > _MANY_CHANGED:
+                return None
+        if commits != newest - since:  # older commits may have been cleaned up
+            return None
+        passing = sizes["AddFile"].keys() & sizes["RemoveFile"].keys()
+        came, went = [{path: files[path] for path in files.keys() - passing} for files in sizes.values()]
+        return (came, went) if all(map(_is_inside, [*came, *went])) else None
 
     def _rows_of(self, table: str, snapshot: Any, paths: Collection[str]) -> DataFrame | None:
         """The rows of some files of a table."""

@@ -11,7 +11,6 @@ import psycopg
 from psycopg import sql
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, Row
-from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
     BooleanType,
@@ -31,7 +30,7 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.session import PROJECT
 from jobs.engine.sources import Computed, PublishedTable
-from jobs.engine.versions import checksum
+from jobs.engine.versions import fingerprint, metrics
 
 ROLES = ("analyst", "restricted_reader")
 STAGING = "assay_staging"
@@ -63,10 +62,6 @@ class Addition:
 
     rows: DataFrame
     before: tuple[int, str]
-
-    def total(self, added: tuple[int, str]) -> tuple[int, str]:
-        """How many rows the table has with those that were added, and their checksum."""
-        return self.before[0] + added[0], str(int(self.before[1]) + int(added[1]))
 
 
 @dataclass(frozen=True)
@@ -242,8 +237,7 @@ def row_count(connection: psycopg.Connection[Any], item: Publication) -> int:
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
     """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum."""
     observed = Observation()
-    watched = frame.observe(observed, F.count(F.lit(1)).alias("rows"), checksum(frame.columns).alias("checksum"))
-    watched.write.format("jdbc").mode("append").options(
+    frame.observe(observed, *metrics(frame.columns)).write.format("jdbc").mode("append").options(
         url=database.jdbc_url,
         driver="org.postgresql.Driver",
         user=database.user,
@@ -255,7 +249,7 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
         stringtype="unspecified",
         batchsize="10000",
     ).save()
-    return observed.get["rows"], str(observed.get["checksum"] or 0)
+    return fingerprint(observed.get)
 
 
 def release(

@@ -1,7 +1,8 @@
 """Older versions of Delta tables: being allowed to read them, and telling whether rows are those that were recorded."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -21,6 +22,21 @@ _NO_FILE = ("FILE_NOT_EXIST", "FileNotFoundException", "DELTA_FILE_NOT_FOUND", "
 def checksum(columns: Sequence[str]) -> Column:
     """The sum of the rows' hashes, independent of their order; NULL if there are no rows."""
     return F.sum(F.xxhash64(*columns).cast("decimal(38,0)"))
+
+
+def metrics(columns: Sequence[str]) -> list[Column]:
+    """What tells rows from others, as aggregates: how many they are (`rows`), and their `checksum`."""
+    return [F.count(F.lit(1)).alias("rows"), checksum(columns).alias("checksum")]
+
+
+def fingerprint(found: Mapping[str, Any]) -> tuple[int, str]:
+    """The same as it is recorded, from what was `found` of the metrics."""
+    return found["rows"], str(found["checksum"] or 0)
+
+
+def together(some: tuple[int, str], others: tuple[int, str]) -> tuple[int, str]:
+    """What tells the rows of both."""
+    return some[0] + others[0], str(int(some[1]) + int(others[1]))
 
 
 @contextmanager

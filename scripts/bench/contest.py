@@ -14,7 +14,9 @@ from typing import IO, Any
 
 import duckdb
 
+from jobs.engine.database import Database
 from scripts.bench.measure import Measured, measure
+from scripts.proof.world import postgres_variables
 from scripts.samples import SampleCounts
 
 _PEERS = Path(__file__).parent / "peers"
@@ -52,10 +54,15 @@ class Contest:
             whole.rename(whole.with_suffix(self.ending))
         return sorted(folder.glob(f"*{self.ending}"))
 
-    def assay(self, landing: Path, folder: Path) -> Measured:
-        settings = {"ASSAY_LANDING": landing, "ASSAY_LAKEHOUSE": folder / "lakehouse", "ASSAY_LOGS": folder / "logs"}
-        command = [sys.executable, "-m", "jobs.cli", "run", "--source", self.source, "--until", "gold"]
-        return measure(command, {name: str(value) for name, value in settings.items()})
+    def assay(self, landing: Path, folder: Path, database: Database | None = None) -> Measured:
+        """A run up to gold or, with a database, up to Postgres."""
+        settings = {"LANDING": landing, "LAKEHOUSE": folder / "lakehouse", "OUTPUT": folder, "LOGS": folder / "logs"}
+        variables = {f"ASSAY_{name}": str(value) for name, value in settings.items()}
+        if database:
+            variables |= postgres_variables(database)
+        until = "publish" if database else "gold"
+        command = [sys.executable, "-m", "jobs.cli", "run", "--source", self.source, "--until", until]
+        return measure(command, variables)
 
     def duckdb(self, files: list[Path], database: Path) -> Measured:
         script = (
@@ -122,7 +129,7 @@ def main(contest: Contest, rows: int, description: str | None) -> None:
     try:
         ours = contest.assay(landing, folder)
         _show("assay", ours, ours)
-        print(next((line for line in ours.output.splitlines() if line.startswith("time ")), ""), flush=True)
+        print(times(ours), flush=True)
         _show("duckdb", contest.duckdb(files, folder / "duckdb"), ours)
         found = contest.contradictions(folder / "lakehouse", folder / "duckdb")
         print("\n".join(["answers differ:", *found]) if found else "answers are the same as DuckDB's", flush=True)
@@ -134,6 +141,11 @@ def main(contest: Contest, rows: int, description: str | None) -> None:
     finally:
         shutil.rmtree(folder)
     sys.exit(1 if found else 0)
+
+
+def times(run: Measured) -> str:
+    """The line of Assay's summary that says how long each step took."""
+    return next((line for line in run.output.splitlines() if line.startswith("time ")), "")
 
 
 def _show(who: str, measured: Measured, ours: Measured) -> None:

@@ -21,13 +21,13 @@ import psycopg
 from jobs.engine import embedded
 from jobs.engine.database import Database
 from scripts.bench.contacts import CONTEST, plain
-from scripts.bench.measure import Measured, measure
-from scripts.proof.world import new_database, postgres_variables
+from scripts.bench.contest import times
+from scripts.bench.measure import Measured
+from scripts.proof.world import new_database
 from scripts.samples.contacts import write
 
 _LATE = 50
 _SEED = 99  # other contacts than those that are there
-_TABLES = ("contacts", "transfers", "counselors", "counselor_daily_cases", "concurrency", "pronoun_risk")
 
 
 def news(folder: Path, rows: int) -> str:
@@ -46,17 +46,15 @@ def news(folder: Path, rows: int) -> str:
 
 def run(landing: Path, folder: Path, database: Database) -> Measured:
     """One run of contacts."""
-    settings = {"LANDING": landing, "LAKEHOUSE": folder / "lakehouse", "OUTPUT": folder / "output", "LOGS": folder}
-    variables = {f"ASSAY_{name}": str(value) for name, value in settings.items()} | postgres_variables(database)
-    measured = measure([sys.executable, "-m", "jobs.cli", "run", "--source", "contacts"], variables)
-    print(next((line for line in measured.output.splitlines() if line.startswith("time ")), ""), flush=True)
+    measured = CONTEST.assay(landing, folder, database)
+    print(times(measured), flush=True)
     return measured
 
 
 def contradictions(one: Database, other: Database) -> list[str]:
     """One line for each published table that is not the same in both databases."""
     found = []
-    for table in _TABLES:
+    for table in CONTEST.answers:
         statement = f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gold.{table} AS t"
         answers = []
         for database in (one, other):

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from tests.transforms.examples import examples
+from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
 from transforms import contacts as source
 
@@ -68,7 +69,7 @@ def line(**fields: Any) -> str:
 
 def raw(spark: SparkSession, lines: Iterable[str | None], rescued: str | None = None) -> DataFrame:
     rows = [(text, "contacts/a.jsonl", f"hash {n}", 1, at("00:00"), rescued) for n, text in enumerate(lines)]
-    return spark.createDataFrame(rows, BRONZE)
+    return frame_of(spark, rows, BRONZE)
 
 
 def parsed(spark: SparkSession, *lines: str, timezone: str = "UTC") -> DataFrame:
@@ -78,19 +79,13 @@ def parsed(spark: SparkSession, *lines: str, timezone: str = "UTC") -> DataFrame
 def contacts(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
     """Silver contacts: the base contact, with each of these fields; with none, no rows."""
     rows = [{**BASE_CONTACT, **overlay} for overlay in overlays]
-    return spark.createDataFrame([tuple(row.values()) for row in rows], CONTACTS)
+    return frame_of(spark, [tuple(row.values()) for row in rows], CONTACTS)
 
 
 def held(spark: SparkSession, *rows: tuple[str, str, datetime, datetime]) -> DataFrame:
     """Silver assignments from (contact, counselor, from, until)."""
     full = [(contact, 1, f"id of {who}", who, start, end) for contact, who, start, end in rows]
-    return spark.createDataFrame(full, ASSIGNMENTS)
-
-
-def assert_rows(actual: DataFrame, rows: list[tuple[Any, ...]]) -> None:
-    """`actual` has exactly these rows, in any order."""
-    expected = actual.sparkSession.createDataFrame(rows, actual.schema)
-    assert_df_equality(actual, expected, ignore_row_order=True, ignore_nullable=True)
+    return frame_of(spark, full, ASSIGNMENTS)
 
 
 def assert_violations(spark: SparkSession, cases: list[tuple[str | None, list[str]]]) -> None:

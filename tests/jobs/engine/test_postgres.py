@@ -13,6 +13,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.ledger import TableState
 from jobs.engine.postgres import Addition, Publication
 from jobs.engine.sources import PublishedTable
+from jobs.engine.versions import together
 
 
 def thing(columns: dict[str, str], rows: int, **keys: Any) -> Publication:
@@ -60,7 +61,7 @@ def test_with_an_addition_only_its_rows_are_staged_and_the_others_stay(database:
     with pytest.raises(AssayError, match=r"gold.things: 4 rows in gold, 3 in Postgres; nothing was published"):
         publish(database, replace(thing(ID_N, 4), addition=added), (3, 4))
     assert things(database) == [(1, 1), (2, None), (3, 3)]
-    assert added.total((3, "-7")) == (5, "5")
+    assert together(added.before, (3, "-7")) == (5, "5")
 
 
 def test_a_key_with_null_parts_is_matched(database: Database) -> None:
