@@ -6,9 +6,12 @@ The silver tables that are derived from the parsed one (counselors, transfers, .
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, IntegralType
 
 from jobs.engine import rules as gate
 from jobs.engine.context import Run
@@ -88,11 +91,11 @@ def gold(source: Source) -> list[Recipe]:
 def check(source: Source) -> None:
     """Raises ConfigurationError if a table is declared to be computed in a way that its transform does not allow."""
     for recipe in [*derived_silver(source), *gold(source)]:
-        table, count = recipe.table.replace("/", "."), len(recipe.inputs)
-        if recipe.declared.row_by_row and count != 1:
+        way = "row_by_row" if recipe.declared.row_by_row else "additive" if recipe.declared.sum_by else None
+        if way and len(recipe.inputs) != 1:
             raise ConfigurationError(
-                f"{table} is declared row_by_row, and computed from {count} tables",
-                "leave row_by_row out: it is for a table whose rows each come from one row of its only input",
+                f"{_named([recipe.table])} is declared {way}, and computed from {len(recipe.inputs)} tables",
+                f"leave {way} out: it is for a table whose only input tells by its rows, one by one, what is in it",
             )
 
 
@@ -230,13 +233,55 @@ def _bring_up_to_date(
         has_only_grown = all(change.removed is None for change in changes.values())
         if recipe.declared.row_by_row and has_only_grown:
             return _add(run, call(recipe.transform, added, source), state), []
+    return _write(run, source, _rows(run, source, recipe, changes), state, silver)
+
+
+def _rows(run: Run, source: Source, recipe: Recipe, changes: Mapping[str, Changes] | None) -> DataFrame:
+    """What the inputs make of the table now; by `changes`, computed from as few of their rows as it declares."""
+    if changes is not None and recipe.declared.sum_by:
+        return _with_changes_added_up(run, source, recipe, changes)
     inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
     rows = call(recipe.transform, inputs, source)
+    if recipe.declared.sum_by:
+        return _added_up(recipe, rows)
     if changes is not None and recipe.declared.slice_by:
         is_touched = _is_touched(source, recipe, inputs, changes)
         if is_touched is not None:
-            rows = run.lake.read(recipe.table).where(~is_touched).unionByName(rows.where(is_touched))
-    return _write(run, source, rows, state, silver)
+            return run.lake.read(recipe.table).where(~is_touched).unionByName(rows.where(is_touched))
+    return rows
+
+
+def _with_changes_added_up(run: Run, source: Source, recipe: Recipe, changes: Mapping[str, Changes]) -> DataFrame:
+    """The table's sums, with those over rows that came to its input added, and those over rows that went taken away."""
+    ((name, change),) = changes.items()
+    sums = run.lake.read(recipe.table)
+    if change.added is not None:
+        sums = sums.unionByName(call(recipe.transform, {name: change.added}, source))
+    if change.removed is not None:
+        gone = call(recipe.transform, {name: change.removed}, source)
+        less = {name: -F.col(name) for name in gone.columns if name not in recipe.declared.sum_by}
+        sums = sums.unionByName(gone.withColumns(less))
+    return _added_up(recipe, sums)
+
+
+def _added_up(recipe: Recipe, rows: DataFrame) -> DataFrame:
+    """One row per key: the sums of its rows; none for a key whose sums are all 0.
+
+    Raises ConfigurationError if the table has other columns than its key and whole numbers or decimals, for the sum of
+    others depends on the order in which they are added.
+    """
+    by, kinds = recipe.declared.sum_by, {field.name: field.dataType for field in rows.schema}
+    measures = [name for name in kinds if name not in by]
+    wrong = [name for name in measures if not isinstance(kinds[name], (IntegralType, DecimalType))]
+    if wrong or not measures or not kinds.keys() >= set(by):
+        found = ", ".join(f"{name} {kind.simpleString()}" for name, kind in kinds.items())
+        raise ConfigurationError(
+            f"{_named([recipe.table])} is declared additive, and its transform returns {found}",
+            f"expected its key ({', '.join(by)}), and sums of whole numbers or decimals; or leave additive out",
+        )
+    sums = [F.coalesce(F.sum(name), F.lit(0)).cast(kinds[name]).alias(name) for name in measures]
+    is_something = reduce(or_, [F.col(name) != 0 for name in measures])
+    return rows.groupBy(*by).agg(*sums).where(is_something).select(*rows.columns)
 
 
 def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
@@ -245,7 +290,7 @@ def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
     None if that is not known or not little, if the table cannot be built on, or is declared to be computed as a whole.
     """
     declared = recipe.declared
-    if not (declared.row_by_row or declared.slice_by) or _is_unfounded(run, recipe, logic):
+    if not (declared.row_by_row or declared.slice_by or declared.sum_by) or _is_unfounded(run, recipe, logic):
         return None
     before, found = run.ledger.table_states()[recipe.table].inputs, dict[str, Changes]()
     for name, path in recipe.inputs.items():

@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import transforms.contacts
 from jobs import gold, replay
 from jobs.engine import delta, postgres
+from jobs.engine.context import Run
 from jobs.engine.database import Database
+from jobs.engine.delta import Changes
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import Ledger, TableState
 from jobs.engine.postgres import Publication
@@ -23,6 +26,7 @@ from jobs.silver import call
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
 from tests.test_end_to_end_replay import relaxed
+from tests.transforms.rows import assert_rows
 
 Loads = list[tuple[str, int]]
 DAYS = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
@@ -59,9 +63,24 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> dict[str, Column | None]:
 
 
 @pytest.fixture
+def added_up(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each time that sums were added to those there are: whether some were taken away, too."""
+    found: list[bool] = []
+    original = gold._with_changes_added_up
+
+    def watched(run: Run, source: Source, recipe: gold.Recipe, changes: Mapping[str, Changes]) -> DataFrame:
+        found.append(any(change.removed is not None for change in changes.values()))
+        return original(run, source, recipe, changes)
+
+    monkeypatch.setattr(gold, "_with_changes_added_up", watched)
+    return found
+
+
+@pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
-    """Which rows are loaded into Postgres: table and number. Every table counts as a large one."""
+    """Which rows are loaded into Postgres: table and number. Every table counts as large, every change as little."""
     monkeypatch.setattr(delta, "FEW_BYTES", 0)
+    monkeypatch.setattr(delta, "_LARGEST_CHANGE", 100)
     loads: Loads = []
     load: Callable[..., tuple[int, str]] = postgres.load_staging
 
@@ -98,7 +117,11 @@ def files(lab: Lab, table: str) -> set[str]:
 
 
 def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_that_go(
-    lab: Lab, loads: Loads, slices: dict[str, Column | None], monkeypatch: pytest.MonkeyPatch
+    lab: Lab,
+    loads: Loads,
+    slices: dict[str, Column | None],
+    added_up: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     contacts = with_gold("contacts", *COLUMNS)
     lab.land("contacts/year.jsonl", "".join(transferred(day, to=f"Counselor {day[-1]}") for day in DAYS))
@@ -109,15 +132,16 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     # New days, a late contact, one that goes on into the next days, two lines that are known already, one held back.
     late, long = transferred("2023-05-05", to="Late Counselor"), transferred("2023-06-06", to="Bo", until="2023-06-09")
     known = transferred("2023-01-01", to="Counselor 1") + transferred("2023-01-02", to="Counselor 2")
-    nobodys = contact("2023-07-07 09:00:00", "2023-07-07 10:00:00", counselors="[]")
+    backwards = contact("2023-07-07 10:00:00", "2023-07-07 09:00:00", counselors="['Ed']")
     loads.clear()
-    lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + nobodys)
+    lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + backwards)
     assert lab.run(contacts).release_id == 2
     assert_as_a_whole(lab, contacts)
     assert dict(loads)["gold.contacts"] == dict(loads)["gold.transfers"] == 3
     for table, its_files in before.items():
         assert its_files < files(lab, table), f"{table}: rows were added to those there were"
     assert lab.query("SELECT count(*) FROM gold.counselor_daily_cases WHERE counselor_name = 'Bo'") == [(2,)]
+    assert added_up == [False]
     touched = slices["silver/contacts/open_case_days"]
     assert touched is not None
     days = lab.table("silver/contacts/open_case_days").where(touched).select("day").distinct().collect()
@@ -125,7 +149,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
 
     # Nothing but what is known, and what is held back: no table is written.
     versions = {recipe.table: lab.lake.version(recipe.table) for recipe in gold.gold(contacts)}
-    lab.land("contacts/nothing.jsonl", known + nobodys.replace("09:00", "09:30"))
+    lab.land("contacts/nothing.jsonl", known + backwards.replace("07-07", "07-08"))
     assert lab.run(contacts).release_id is None
     assert {table: lab.lake.version(table) for table in versions} == versions
 
@@ -159,17 +183,23 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert_as_a_whole(lab, contacts)
 
     # The rows of two batches are replaced, and one of each is let in.
-    mended = relaxed(contacts, "has_counselor")
-    assert replay.ask_replay(lab.start(), mended, "has_counselor", None)
+    days_of_ed = "SELECT day::text FROM gold.counselor_daily_cases WHERE counselor_name = 'Ed' ORDER BY day"
+    mended = relaxed(contacts, "ends_after_start")
+    assert replay.ask_replay(lab.start(), mended, "ends_after_start", None)
+    added_up.clear()
     lab.run(mended, first="silver")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 7,)]
+    assert lab.query(days_of_ed) == [("2023-07-07",), ("2023-07-08",)]
     assert_as_a_whole(lab, contacts)
+    assert added_up == [True]
 
-    # One is held back again: its day has one row less.
+    # One is held back again: its counselor has no case that day.
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
     assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
     lab.run(contacts, first="silver")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 6,)]
+    assert lab.query(days_of_ed) == [("2023-07-08",)]
+    assert added_up == [True, True]
     assert_as_a_whole(lab, contacts)
 
 
@@ -182,7 +212,9 @@ def test_rows_without_a_slice_are_never_lost(
         return contacts.groupBy(F.when(F.dayofmonth("started_at") > 1, day).alias("day")).count()
 
     monkeypatch.setattr(transforms.contacts, "counselor_daily_cases", cases)
-    contacts = with_gold("contacts", "counselor_daily_cases")
+    content = with_gold("contacts", "counselor_daily_cases").model_dump(by_alias=True)
+    content["publish"]["counselor_daily_cases"]["slice_by"] = "day"
+    contacts = Source.model_validate(content)
     lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in DAYS))
     lab.run(contacts, until="gold")
     # Its days are after the last that Python knows.
@@ -199,10 +231,35 @@ def test_rows_without_a_slice_are_never_lost(
         assert slices["silver/contacts/open_case_days"] is not None
 
 
-def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone() -> None:
-    content = load_sources(["credits"])[0].model_dump(by_alias=True)
-    content["publish"]["user_activity"]["row_by_row"] = True
-    with pytest.raises(
-        ConfigurationError, match=r"gold.credits.user_activity is declared row_by_row, and computed from 2"
-    ):
+@pytest.mark.parametrize(
+    ("source", "kind", "table", "way"),
+    [("credits", "publish", "user_activity", "row_by_row"), ("contacts", "tables", "open_case_days", "additive")],
+)
+def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone(
+    source: str, kind: str, table: str, way: str
+) -> None:
+    content = load_sources([source])[0].model_dump(by_alias=True)
+    content[kind][table] |= {"slice_by": None, way: True}
+    with pytest.raises(ConfigurationError, match=rf"{source}\.{table} is declared {way}, and computed from 2"):
         gold.check(Source.model_validate(content))
+
+
+def test_a_table_of_other_than_sums_is_not_additive(spark: SparkSession) -> None:
+    declared = load_sources(["contacts"])[0].tables["case_days"]
+    recipe = gold.Recipe("silver/contacts/case_days", lambda: None, {}, declared)
+    for wrong in (
+        "counselor_name STRING, day DATE, mean DOUBLE",
+        "counselor_name STRING, day DATE",
+        "counselor_name STRING, n INT",
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            gold._added_up(recipe, spark.createDataFrame([], wrong))
+        assert str(error.value).startswith("silver.contacts.case_days is declared additive, and its transform returns ")
+        assert "counselor_name string" in str(error.value)
+        assert "expected its key (counselor_name, day)" in str(error.value.hint)
+    rows = [("Yan", date(2023, 1, 1), 2, None), ("Yan", date(2023, 1, 1), -2, None), (None, None, 1, Decimal("0.5"))]
+    sums = gold._added_up(
+        recipe, spark.createDataFrame(rows, "counselor_name STRING, day DATE, n INT, total DECIMAL(3,1)")
+    )
+    assert_rows(sums, [(None, None, 1, Decimal("0.5"))])
+    assert [kind for _, kind in sums.dtypes] == ["string", "date", "int", "decimal(3,1)"]

@@ -85,9 +85,42 @@ def contacts(raw: DataFrame, timezone: str) -> DataFrame:
     )
 
 
-def counselors(contacts: DataFrame) -> DataFrame:
+def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
+    """One row per counselor and day: the distinct cases taken that day, and the sums that their means are made of.
+
+    `risk_level_count` and `rating_count` are the cases that have a value; the sums are 0 where none has.
+
+    Decision: a case that returns to the same counselor on the same day counts once; one that returns after midnight is
+    also a case of that day. The day is that of `timezone`, as the sender wrote it.
+    """
+
+    def taken(name: Column, position: Column) -> Column:
+        taken_over_at = F.coalesce(F.get("transferred_at", position - 1), "started_at")
+        day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
+        return F.struct(name.alias("counselor_name"), day.alias("day"))
+
+    # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
+    cases = contacts.select(
+        F.explode(F.array_distinct(F.transform("counselor_names", taken))).alias("case"),
+        F.col("initial_risk_level").alias("risk_level"),
+        F.col("call_rating").alias("rating"),
+    )
+    return cases.groupBy("case.counselor_name", "case.day").agg(
+        F.count("*").alias("number_of_cases"),
+        *[
+            measure
+            for name in ("risk_level", "rating")
+            for measure in (
+                F.coalesce(F.sum(name), F.lit(0)).alias(f"{name}_sum"),
+                F.count(name).alias(f"{name}_count"),
+            )
+        ],
+    )
+
+
+def counselors(case_days: DataFrame) -> DataFrame:
     """One row per counselor named in any contact. Names that differ at all, also in case, are different people."""
-    named = contacts.select(F.explode("counselor_names").alias("counselor_name")).distinct()
+    named = case_days.select("counselor_name").distinct()
     return named.select(_counselor_id(F.col("counselor_name")).alias("counselor_id"), "counselor_name")
 
 
@@ -187,29 +220,18 @@ def published_transfers(transfers: DataFrame) -> DataFrame:
     return transfers.select("contact_id", "transfer_number", "counselor_id", "transferred_at")
 
 
-def counselor_daily_cases(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
+def counselor_daily_cases(case_days: DataFrame) -> DataFrame:
     """One row per counselor and day: distinct cases taken that day and their mean risk (1..5) and rating (1..5).
 
-    Decision: a case that returns to the same counselor on the same day counts once; one that returns after midnight is
-    also a case of that day. The day is that of `timezone`, as the sender wrote it. Means are exact, rounded half up to
-    two decimals, over the cases that have a value (also one outside 1..5, which silver warns about); NULL if none has.
+    Means are exact, rounded half up to two decimals, over the cases that have a value (also one outside 1..5, which
+    silver warns about); NULL if none has.
     """
-
-    def taken(name: Column, position: Column) -> Column:
-        taken_over_at = F.coalesce(F.get("transferred_at", position - 1), "started_at")
-        day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
-        return F.struct(name.alias("counselor_name"), day.alias("day"))
-
-    # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
-    cases = contacts.select(
-        F.explode(F.array_distinct(F.transform("counselor_names", taken))).alias("case"),
-        "initial_risk_level",
-        "call_rating",
-    )
-    return cases.groupBy("case.counselor_name", "case.day").agg(
-        F.count("*").alias("number_of_cases"),
-        _mean("initial_risk_level").alias("average_risk_level"),
-        _mean("call_rating").alias("average_rating"),
+    return case_days.select(
+        "counselor_name",
+        "day",
+        "number_of_cases",
+        _quotient(F.col("risk_level_sum"), F.col("risk_level_count")).alias("average_risk_level"),
+        _quotient(F.col("rating_sum"), F.col("rating_count")).alias("average_rating"),
     )
 
 
@@ -317,13 +339,8 @@ def _has_null(array: str) -> Column:
 # -- steps to gold --
 
 
-def _mean(column: str) -> Column:
-    """The exact mean of an INT column, rounded half up; AVG would round twice."""
-    return _quotient(F.sum(column), F.count(column))
-
-
 def _quotient(total: Column, count: Column) -> Column:
-    """Whole numbers divided exactly, rounded half up; NULL if `count` is 0 or NULL."""
+    """Whole numbers divided exactly, rounded half up (AVG would round twice); NULL if `count` is 0 or NULL."""
     return F.round(F.try_divide(total.cast("decimal(18,0)"), count.cast("decimal(18,0)")), 2).cast("decimal(12,2)")
 
 

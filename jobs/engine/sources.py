@@ -125,17 +125,22 @@ class Computed(_Strict):
     the input add theirs. With `slice_by`, a column of its own (a day, say): every input row, were it the only one,
     makes a row in each slice that it has a part in; so the transform neither joins its inputs nor filters what it has
     aggregated. Then slices that changed rows touch are computed anew, and the others stay. With neither, the table is
-    computed anew as a whole.
+    computed anew as a whole, unless it is an `additive` one.
     """
 
     transform: Name | None = None
     row_by_row: bool = False
     slice_by: Name | None = None
 
+    @property
+    def sum_by(self) -> list[str]:
+        """The columns by which an additive table has sums; none, if it is no such table."""
+        return []
+
     @model_validator(mode="after")
     def _is_one_way(self) -> "Computed":
-        if self.row_by_row and self.slice_by:
-            raise ValueError("expected row_by_row or slice_by, not both")
+        if sum(map(bool, (self.row_by_row, self.slice_by, self.sum_by))) > 1:
+            raise ValueError("expected one of row_by_row, slice_by and additive")
         return self
 
 
@@ -148,10 +153,15 @@ class SilverTable(Computed):
     `order_by`), or that of the newest file (of several, the one with the greatest `order_by`). With `rebuild: always`
     the table is made anew from all live bronze rows whenever some are new, for its rows depend on each other;
     `keep: newest` implies that.
+
+    With `additive`, the columns of a derived table outside its key are counts, and sums of whole numbers or decimals,
+    over the rows of its only input. So those of rows that came are added to what is there, and those of rows that went
+    are taken away. A key of which nothing is left has no row: one of the columns must count rows.
     """
 
     raw: Name | None = None
     key: list[Name] = Field(min_length=1)
+    additive: bool = False
     rules: list[Rule] = []
     keep: Literal["earliest", "newest"] = "earliest"
     order_by: list[Name] = []
@@ -160,6 +170,10 @@ class SilverTable(Computed):
     @property
     def is_always_rebuilt(self) -> bool:
         return self.rebuild == "always" or self.keep == "newest"
+
+    @property
+    def sum_by(self) -> list[str]:
+        return self.key if self.additive else []
 
     @model_validator(mode="after")
     def _rule_names_are_unique(self) -> "SilverTable":
@@ -275,9 +289,10 @@ class Source(_Strict):
             raise ValueError("one_file: for a source with one raw table only")
         for name, table in self.tables.items():
             self._check_references(name)
-            if (table.raw or table.rules) and (table.row_by_row or table.slice_by):
+            if (table.raw or table.rules) and (table.row_by_row or table.slice_by or table.additive):
                 raise ValueError(
-                    f"tables.{name}: row_by_row and slice_by are for derived tables without rules, which count all rows"
+                    f"tables.{name}: row_by_row, slice_by and additive are for derived tables without rules, which "
+                    "count all rows"
                 )
             if table.slice_by and table.slice_by not in table.key:
                 raise ValueError(f"tables.{name}.slice_by: {table.slice_by!r} is not in its key")

@@ -327,7 +327,7 @@ class TestRules:
 class TestDerivedTables:
     def test_there_is_one_counselor_per_name(self, spark: SparkSession) -> None:
         frame = contacts(spark, {"counselor_names": [YAN, FRANK, YAN]}, {"counselor_names": [YAN, SUSAN]})
-        actual = source.counselors(frame)
+        actual = source.counselors(source.case_days(frame))
         assert_rows(actual.select("counselor_name"), [(YAN,), (FRANK,), (SUSAN,)])
         assert actual.columns == ["counselor_id", "counselor_name"]
         assert len({row.counselor_id for row in actual.collect()}) == 3
@@ -335,7 +335,7 @@ class TestDerivedTables:
     def test_a_transfer_goes_to_the_next_counselor(self, spark: SparkSession) -> None:
         times = [at("09:45"), at("10:02")]
         frame = contacts(spark, {"counselor_names": [YAN, FRANK, YAN], "transferred_at": times}, alone("c2"))
-        named = source.transfers(frame).join(source.counselors(frame), "counselor_id", "left")
+        named = source.transfers(frame).join(source.counselors(source.case_days(frame)), "counselor_id", "left")
         actual = named.select("contact_id", "transfer_number", "counselor_name", "transferred_at")
         assert_rows(actual, [("c1", 1, FRANK, at("09:45")), ("c1", 2, YAN, at("10:02"))])
 
@@ -352,7 +352,7 @@ class TestDerivedTables:
                 ("c2", 1, YAN, at("09:35"), at("11:09")),
             ],
         )
-        ids = source.counselors(frame).withColumnRenamed("counselor_name", "name")
+        ids = source.counselors(source.case_days(frame)).withColumnRenamed("counselor_name", "name")
         matched = actual.join(ids, "counselor_id", "left").where(F.col("name") == F.col("counselor_name"))
         assert matched.count() == 4
 
@@ -363,7 +363,7 @@ class TestPublished:
         columns = ["contact_id", "initial_counselor_name", "transfer_count", "pronouns", "issues"]
         pronouns, issues = ["She/Her", "They/Them"], ["Family"]
         assert_rows(actual.select(columns), [("c1", YAN, 1, pronouns, issues), ("c2", YAN, 0, pronouns, issues)])
-        counselor_ids = source.counselors(contacts(spark, alone("c2"))).select("counselor_id")
+        counselor_ids = source.counselors(source.case_days(contacts(spark, alone("c2")))).select("counselor_id")
         assert_rows(actual.select("initial_counselor_id").distinct(), [tuple(row) for row in counselor_ids.collect()])
 
     def test_every_table_has_its_declared_columns_and_none_has_the_clients_name_or_place(
@@ -371,10 +371,10 @@ class TestPublished:
     ) -> None:
         silver = contacts(spark, {})
         frames = {
-            "counselors": source.published_counselors(source.counselors(silver)),
+            "counselors": source.published_counselors(source.counselors(source.case_days(silver))),
             "contacts": source.published_contacts(silver),
             "transfers": source.published_transfers(source.transfers(silver)),
-            "counselor_daily_cases": source.counselor_daily_cases(silver),
+            "counselor_daily_cases": source.counselor_daily_cases(source.case_days(silver)),
             "concurrency": source.concurrency(source.open_case_days(silver, source.assignments(silver))),
             "pronoun_risk": source.pronoun_risk(silver),
         }
@@ -387,6 +387,10 @@ class TestPublished:
             assert "Austin" not in str(frame.collect()), name
 
 
+def daily_cases(contacts: DataFrame) -> DataFrame:
+    return source.counselor_daily_cases(source.case_days(contacts))
+
+
 class TestCounselorDailyCases:
     def test_cases_are_counted_and_averaged_per_counselor_and_day(self, spark: SparkSession) -> None:
         moved = {"counselor_names": [YAN, FRANK], "transferred_at": [at("10:00")]}
@@ -397,7 +401,7 @@ class TestCounselorDailyCases:
             {**alone("c"), "started_at": at("09:00", day=2), "initial_risk_level": None, "call_rating": None},
         )
         assert_rows(
-            source.counselor_daily_cases(frame),
+            daily_cases(frame),
             [
                 (YAN, date(2023, 1, 1), 2, Decimal("1.50"), Decimal("5.00")),
                 (YAN, date(2023, 1, 2), 1, None, None),
@@ -411,33 +415,29 @@ class TestCounselorDailyCases:
         frame = contacts(spark, {"started_at": at("23:00"), "counselor_names": names, "transferred_at": times})
         once = (1, Decimal("3.00"), Decimal("2.00"))
         first, second = date(2023, 1, 1), date(2023, 1, 2)
-        assert_rows(
-            source.counselor_daily_cases(frame), [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)]
-        )
+        assert_rows(daily_cases(frame), [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)])
 
     def test_a_case_counts_on_the_day_it_was_taken_not_the_day_the_call_began(self, spark: SparkSession) -> None:
         moved = {"counselor_names": [YAN, FRANK], "transferred_at": [at("00:10", day=2)]}
-        actual = source.counselor_daily_cases(contacts(spark, {"started_at": at("23:00"), **moved}))
+        actual = source.case_days(contacts(spark, {"started_at": at("23:00"), **moved}))
         assert_rows(
             actual.select("counselor_name", "day", "number_of_cases"),
             [(YAN, date(2023, 1, 1), 1), (FRANK, date(2023, 1, 2), 1)],
         )
 
     def test_the_day_is_that_of_the_source(self, spark: SparkSession) -> None:
-        actual = source.counselor_daily_cases(
-            contacts(spark, {**alone("a"), "started_at": at("03:00", day=2)}), "America/Chicago"
-        )
+        actual = source.case_days(contacts(spark, {**alone("a"), "started_at": at("03:00", day=2)}), "America/Chicago")
         assert_rows(actual.select("day"), [(date(2023, 1, 1),)])
 
     def test_means_are_rounded_once_half_up(self, spark: SparkSession) -> None:
         # 1,001 / 200 = 5.005 exactly, of which a binary fraction falls short.
         risks = [5] * 199 + [6]
         frame = contacts(spark, *[{**alone(str(n)), "initial_risk_level": risk} for n, risk in enumerate(risks)])
-        assert_rows(source.counselor_daily_cases(frame).select("average_risk_level"), [(Decimal("5.01"),)])
+        assert_rows(daily_cases(frame).select("average_risk_level"), [(Decimal("5.01"),)])
 
     def test_absurd_values_do_not_fail(self, spark: SparkSession) -> None:
         frame = contacts(spark, *[{**alone(str(n)), "call_rating": 2**31 - 1} for n in range(3)])
-        assert_rows(source.counselor_daily_cases(frame).select("average_rating"), [(Decimal(2**31 - 1),)])
+        assert_rows(daily_cases(frame).select("average_rating"), [(Decimal(2**31 - 1),)])
 
 
 class TestConcurrency:

@@ -96,7 +96,7 @@ def several(**keys: Any) -> str:
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "row_by_row": True, "slice_by": "id"}}),
-            "publish.things: expected row_by_row or slice_by, not both",
+            "publish.things: expected one of row_by_row, slice_by and additive",
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "slice_by": "day"}}),
@@ -104,7 +104,11 @@ def several(**keys: Any) -> str:
         ),
         (
             changed(tables={"things": {"key": ["id"], "row_by_row": True}}),
-            "tables.things: row_by_row and slice_by are for derived tables without rules",
+            "tables.things: row_by_row, slice_by and additive are for derived tables without rules",
+        ),
+        (
+            several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "id", "additive": True}}),
+            "tables.c: expected one of row_by_row, slice_by and additive",
         ),
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "day"}}),
