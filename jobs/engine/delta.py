@@ -143,8 +143,8 @@ class Lakehouse:
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         # Such a table is read whole: no values of its rows in the log.
-        options = {"overwriteSchema": "true", "delta.dataSkippingNumIndexedCols": "0"}
-        return self._write(frame.write.mode("overwrite").options(**options), table)
+        writer = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
+        return self._write(_replacing(writer, self.exists(table)), table)
 
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table that is there; returns the new version."""
@@ -186,11 +186,15 @@ class Lakehouse:
         before = self._snapshot(table)
         if _numbers(before).get(writer, 0) >= number:
             return False
-        options = {"txnAppId": writer, "txnVersion": str(number)}
-        options["overwriteSchema" if mode == "overwrite" and batches is None else "mergeSchema"] = "true"
-        if batches is not None and before.version() >= 0:
-            options["replaceWhere"] = f"_batch_id IN ({', '.join(map(str, batches))})"
-        frame.write.format("delta").mode(mode).options(**options).save(self.path(table))
+        write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
+        if batches is not None and is_there:
+            of_batches = f"_batch_id IN ({', '.join(map(str, batches))})"
+            write = write.mode("overwrite").options(mergeSchema="true", replaceWhere=of_batches)
+        elif mode == "overwrite":
+            write = _replacing(write, is_there)
+        else:
+            write = write.mode(mode).option("mergeSchema", "true")
+        write.format("delta").save(self.path(table))
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
@@ -273,6 +277,14 @@ class Lakehouse:
     def _log(self, table: str) -> Any:
         delta = jvm(self.spark).org.apache.spark.sql.delta
         return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+
+
+def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:
+    """The writer of rows that take the place of all others, and of a table's columns, if the table is there.
+
+    Of a new table, too, Delta would ask which files there are, with a query.
+    """
+    return writer.mode("overwrite").option("overwriteSchema", "true") if is_there else writer.mode("append")
 
 
 def _kind(action: Any) -> str:
