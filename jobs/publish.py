@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, errors
 from pyspark.sql import Row
 
 from jobs.bronze import bronze_table
@@ -130,7 +131,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
                 pass
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
-        with connection.transaction():
+        with said_if_rows_do_not_fit(), connection.transaction():
             release_id = postgres.release(connection, run.run_id, changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
@@ -149,6 +150,19 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     return PublishReport(release_id, *names, written, [source.name for source in held_back])
+
+
+@contextmanager
+def said_if_rows_do_not_fit() -> Iterator[None]:
+    """Raises AssayError that names the table, if Postgres refuses rows for its key."""
+    try:
+        yield
+    except errors.IntegrityError as error:  # its text may quote values
+        table = f"{error.diag.schema_name}.{error.diag.table_name}"
+        raise AssayError(
+            f"{table}: two rows share its key, or a row lacks a part of it; nothing was published",
+            f"mend the transform that makes {table}, or its key in {SOURCES_FOLDER}",
+        ) from None
 
 
 def stage(

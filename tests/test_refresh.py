@@ -30,6 +30,7 @@ from tests.transforms.rows import assert_rows
 
 Loads = list[tuple[str, int]]
 DAYS = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
+SUMS = ["silver/contacts/case_days", "silver/contacts/pronoun_risk_levels"]
 # Of each published table, so much that it shows whether Postgres has its rows.
 COLUMNS = {
     "contacts": "contact_id, transfer_count, initial_counselor_name",
@@ -63,13 +64,13 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> dict[str, Column | None]:
 
 
 @pytest.fixture
-def added_up(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each time that sums were added to those there are: whether some were taken away, too."""
-    found: list[bool] = []
+def added_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """The tables to whose sums others were added; by each, whether some were taken away, too."""
+    found: dict[str, bool] = {}
     original = gold._with_changes_added_up
 
     def watched(run: Run, source: Source, recipe: gold.Recipe, changes: Mapping[str, Changes]) -> DataFrame:
-        found.append(any(change.removed is not None for change in changes.values()))
+        found[recipe.table] = any(change.removed is not None for change in changes.values())
         return original(run, source, recipe, changes)
 
     monkeypatch.setattr(gold, "_with_changes_added_up", watched)
@@ -120,7 +121,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     lab: Lab,
     loads: Loads,
     slices: dict[str, Column | None],
-    added_up: list[bool],
+    added_up: dict[str, bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     contacts = with_gold("contacts", *COLUMNS)
@@ -141,7 +142,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     for table, its_files in before.items():
         assert its_files < files(lab, table), f"{table}: rows were added to those there were"
     assert lab.query("SELECT count(*) FROM gold.counselor_daily_cases WHERE counselor_name = 'Bo'") == [(2,)]
-    assert added_up == [False]
+    assert added_up == dict.fromkeys(SUMS, False)
     touched = slices["silver/contacts/open_case_days"]
     assert touched is not None
     days = lab.table("silver/contacts/open_case_days").where(touched).select("day").distinct().collect()
@@ -191,15 +192,16 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 7,)]
     assert lab.query(days_of_ed) == [("2023-07-07",), ("2023-07-08",)]
     assert_as_a_whole(lab, contacts)
-    assert added_up == [True]
+    assert added_up == dict.fromkeys(SUMS, True)
 
     # One is held back again: its counselor has no case that day.
+    added_up.clear()
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [2])
     assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
     lab.run(contacts, first="silver")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 6,)]
     assert lab.query(days_of_ed) == [("2023-07-08",)]
-    assert added_up == [True, True]
+    assert added_up == dict.fromkeys(SUMS, True)
     assert_as_a_whole(lab, contacts)
 
 

@@ -118,6 +118,11 @@ def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
     )
 
 
+def pronoun_risk_levels(contacts: DataFrame) -> DataFrame:
+    """One row per list of pronouns, as sent, and initial risk level, either NULL where not known: how many contacts."""
+    return contacts.groupBy("pronouns", "initial_risk_level").agg(F.count("*").alias("contact_count"))
+
+
 def counselors(case_days: DataFrame) -> DataFrame:
     """One row per counselor named in any contact. Names that differ at all, also in case, are different people."""
     named = case_days.select("counselor_name").distinct()
@@ -256,7 +261,7 @@ def concurrency(open_case_days: DataFrame) -> DataFrame:
     )
 
 
-def pronoun_risk(contacts: DataFrame) -> DataFrame:
+def pronoun_risk(pronoun_risk_levels: DataFrame) -> DataFrame:
     """One row per exact set of pronouns, sorted and joined by ` + `: its contacts and their mean initial risk (1..5).
 
     Decision: contacts without pronouns are `Unknown`. The row `She/They`, always there, has the contacts that use both
@@ -264,21 +269,18 @@ def pronoun_risk(contacts: DataFrame) -> DataFrame:
     `She/They` as one pronoun uses both. Means are exact, rounded half up to two decimals; NULL if no contact has a risk
     level.
     """
-    # There are few sets and few levels: once they are counted, the rest is about a few rows.
-    counted = contacts.groupBy("pronouns", "initial_risk_level").agg(F.count("*").alias("n"))
     exact_set = F.array_join(F.sort_array(F.array_distinct("pronouns")), " + ")
-    named = counted.select(
+    named = pronoun_risk_levels.select(
         F.coalesce(F.when(F.size("pronouns") > 0, exact_set), F.lit(NO_PRONOUNS)).alias("pronouns"),
         F.coalesce(_uses("She/Her") & _uses("They/Them") | _uses(SHE_THEY), F.lit(False)).alias("uses_she_and_they"),
         "initial_risk_level",
-        "n",
+        "contact_count",
     )
-    of_those_with_a_level = F.when(F.col("initial_risk_level").isNotNull(), F.col("n"))
+    of_those_with_a_level = F.when(F.col("initial_risk_level").isNotNull(), F.col("contact_count"))
+    total = F.sum(F.col("initial_risk_level") * F.col("contact_count"))
     measures = (
-        F.coalesce(F.sum("n"), F.lit(0)).alias("contact_count"),
-        _quotient(F.sum(F.col("initial_risk_level") * F.col("n")), F.sum(of_those_with_a_level)).alias(
-            "average_risk_level"
-        ),
+        F.coalesce(F.sum("contact_count"), F.lit(0)).alias("contact_count"),
+        _quotient(total, F.sum(of_those_with_a_level)).alias("average_risk_level"),
     )
     she_they = named.where("uses_she_and_they").agg(*measures)
     exact_sets = named.where(F.col("pronouns") != SHE_THEY).groupBy("pronouns").agg(*measures)

@@ -267,8 +267,12 @@ def release(
         return None
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
     for item in changed:
-        _ensure_live(connection, item)
-        _match(connection, item)
+        if column_types(connection, item.full_name):
+            _match_columns(connection, item)
+            _match(connection, item)
+        else:
+            _create_live(connection, item)
+        _describe(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
         [run_id, rolled_back_to],
@@ -355,12 +359,24 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
-def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Creates the live table, or brings columns, indexes and comments up to date. Never drops anything."""
-    keys = sql.SQL(", ").join(map(sql.Identifier, item.table.key))
-    constraint = sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT")
-    create = sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {}, {} ({}))")
-    connection.execute(create.format(item.live, item.staging, constraint, keys))
+def _create_live(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Makes the live table what its staging table is. Its key comes last: one index of all rows is quicker than many
+    changes of it, several times so where it does not fit into memory.
+    """
+    parts = {
+        "live": item.live,
+        "staging": item.staging,
+        "constraint": sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT"),
+        "keys": sql.SQL(", ").join(map(sql.Identifier, item.table.key)),
+    }
+    connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
+    connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))
+    connection.execute(sql.SQL("ALTER TABLE {live} ADD {constraint} ({keys})").format(**parts))
+    _check_row_count(connection, item)
+
+
+def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Gives the live table the columns that it does not have yet. Never drops anything."""
     found = column_types(connection, item.full_name)
     wanted = column_types(connection, f"{STAGING}.{item.staging_name}")
     for name, kind in wanted.items():
@@ -379,6 +395,10 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
             f"{item.full_name} has a column {extra[0]!r} that this release no longer has; nothing was published",
             f"let its owner run: ALTER TABLE {item.full_name} DROP COLUMN {extra[0]}",
         )
+
+
+def _describe(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Brings indexes, comments and what the planner knows of the live table up to date."""
     for columns in item.table.indexes:
         name = f"{item.name}_by_{'_'.join(columns)}"[:63]
         connection.execute(
@@ -391,6 +411,7 @@ def _ensure_live(connection: psycopg.Connection[Any], item: Publication) -> None
         connection.execute(
             sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(item.live, sql.Identifier(column), sql.Literal(comment))
         )
+    connection.execute(sql.SQL("ANALYZE {}").format(item.live))
 
 
 def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
@@ -432,13 +453,16 @@ def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
             "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
         ).format(**parts)
     )
+    _check_row_count(connection, item)
+
+
+def _check_row_count(connection: psycopg.Connection[Any], item: Publication) -> None:
     found = row_count(connection, item)
     if found != item.state.row_count:
         raise AssayError(
             f"{item.full_name}: {item.state.row_count:,} rows in gold, {found:,} in Postgres; nothing was published",
             f"two rows may share the key ({', '.join(item.table.key)}), or the load was repeated; run again",
         )
-    connection.execute(sql.SQL("ANALYZE {live}").format(**parts))
 
 
 def _same_key(table: PublishedTable) -> sql.Composable:

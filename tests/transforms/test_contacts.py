@@ -376,7 +376,7 @@ class TestPublished:
             "transfers": source.published_transfers(source.transfers(silver)),
             "counselor_daily_cases": source.counselor_daily_cases(source.case_days(silver)),
             "concurrency": source.concurrency(source.open_case_days(silver, source.assignments(silver))),
-            "pronoun_risk": source.pronoun_risk(silver),
+            "pronoun_risk": pronoun_risk(silver),
         }
         publish = declared("contacts")["publish"]
         assert {name: frame.columns for name, frame in frames.items()} == {
@@ -511,6 +511,10 @@ class TestConcurrency:
         return most, min((m for m in open_at if open_at[m] == most), default=None) if most else None, most > 1
 
 
+def pronoun_risk(contacts: DataFrame) -> DataFrame:
+    return source.pronoun_risk(source.pronoun_risk_levels(contacts))
+
+
 class TestPronounRisk:
     def test_there_is_a_row_per_exact_set_and_one_for_she_and_they(self, spark: SparkSession) -> None:
         given = [
@@ -522,7 +526,7 @@ class TestPronounRisk:
         ]
         frame = contacts(spark, *[{"pronouns": pronouns, "initial_risk_level": risk} for pronouns, risk in given])
         assert_rows(
-            source.pronoun_risk(frame),
+            pronoun_risk(frame),
             [
                 ("She/Her", 2, Decimal("1.50")),
                 ("She/Her + They/Them", 2, Decimal("3.50")),
@@ -533,12 +537,12 @@ class TestPronounRisk:
 
     def test_contacts_without_pronouns_are_unknown(self, spark: SparkSession) -> None:
         frame = contacts(spark, {"pronouns": None}, {"pronouns": []}, {"pronouns": ["Unknown"]})
-        assert_rows(source.pronoun_risk(frame), [("Unknown", 3, Decimal("3.00")), ("She/They", 0, None)])
+        assert_rows(pronoun_risk(frame), [("Unknown", 3, Decimal("3.00")), ("She/They", 0, None)])
 
     def test_she_they_as_one_pronoun_is_in_the_row_of_both(self, spark: SparkSession) -> None:
         frame = contacts(spark, {"pronouns": ["She/They"]}, {"initial_risk_level": 2})
         assert_rows(
-            source.pronoun_risk(frame), [("She/They", 2, Decimal("2.50")), ("She/Her + They/Them", 1, Decimal("2.00"))]
+            pronoun_risk(frame), [("She/They", 2, Decimal("2.50")), ("She/Her + They/Them", 1, Decimal("2.00"))]
         )
 
 

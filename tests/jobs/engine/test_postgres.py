@@ -14,6 +14,7 @@ from jobs.engine.ledger import TableState
 from jobs.engine.postgres import Addition, Publication
 from jobs.engine.sources import PublishedTable
 from jobs.engine.versions import together
+from jobs.publish import said_if_rows_do_not_fit
 
 
 def thing(columns: dict[str, str], rows: int, **keys: Any) -> Publication:
@@ -76,6 +77,33 @@ def test_a_wrong_count_publishes_nothing(database: Database) -> None:
     with pytest.raises(AssayError, match=r"gold.things: 3 rows in gold, 2 in Postgres; nothing was published"):
         publish(database, thing(ID_N, 3), (1, 1), (2, 2))
     assert things(database) == [(1, 1)]
+
+
+@pytest.mark.parametrize("wrong", [(4, 1), (None, 1)])
+def test_a_key_that_is_none_publishes_nothing_and_is_named_without_its_values(
+    database: Database, wrong: tuple[int | None, int]
+) -> None:
+    says = "gold.things: two rows share its key, or a row lacks a part of it; nothing was published"
+    with pytest.raises(AssayError, match=says) as error, said_if_rows_do_not_fit():
+        publish(database, thing(ID_N, 2), (4, 1), wrong)
+    assert "(id)=" not in str(error.value)
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        things(database)
+    publish(database, thing(ID_N, 1), (3, 1))
+    with pytest.raises(AssayError, match=says), said_if_rows_do_not_fit():
+        publish(database, thing(ID_N, 3), (3, 1), (4, 1), wrong)
+    assert things(database) == [(3, 1)]
+
+
+def test_a_first_release_makes_key_and_indexes(database: Database) -> None:
+    publish(database, thing(ID_N, 1, indexes=[["n"], ["n", "id"]]), (1, 1))
+    with postgres.connect(database) as connection:
+        found = connection.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'things'").fetchall()
+    assert sorted(definition for (definition,) in found) == [
+        "CREATE INDEX things_by_n ON gold.things USING btree (n)",
+        "CREATE INDEX things_by_n_id ON gold.things USING btree (n, id)",
+        "CREATE UNIQUE INDEX things_pkey ON gold.things USING btree (id)",
+    ]
 
 
 def test_a_new_column_is_added_and_views_stay(database: Database) -> None:
