@@ -1,6 +1,6 @@
 """Gold: tables computed from silver, anew when what they are computed from has changed. `spark-submit jobs/gold.py`.
 
-The silver tables that are derived from the parsed one (counselors, transfers, ...) are kept up to date the same way.
+The silver tables that are derived from others (counselors, transfers, ...) are kept up to date the same way.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def check(source: Source) -> None:
         if way and len(recipe.inputs) != 1:
             raise ConfigurationError(
                 f"{_named([recipe.table])} is declared {way}, and computed from {len(recipe.inputs)} tables",
-                f"leave {way} out: it is for a table whose only input tells by its rows, one by one, what is in it",
+                f"leave {way} out: it is for a table that is computed from one other table",
             )
 
 

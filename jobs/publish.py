@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from psycopg import Connection, errors
+from psycopg import Connection
 from pyspark.sql import Row
 
 from jobs.bronze import bronze_table
@@ -39,6 +38,13 @@ _OPS_TABLES = {
     "ops.rejected_files": (REJECTED_COLUMNS, Ledger.rejected_files),
     "ops.rule_results": (RULE_COLUMNS, Ledger.rule_results),
 }
+
+
+_REFUSED = "rows of this release do not fit its key or another constraint; nothing was published"
+_WHY_REFUSED = (
+    "two rows may share the key, or one lacks a part of it: mend the transform; or the table in Postgres has another "
+    "key or constraint than is declared: alter it; or a load was repeated: run again"
+)
 
 
 @dataclass
@@ -131,8 +137,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
                 pass
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
-        with said_if_rows_do_not_fit(), connection.transaction():
-            release_id = postgres.release(connection, run.run_id, changed, unchanged)
+        with connection.transaction():
+            with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
+                release_id = postgres.release(connection, run.run_id, changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
             if release_id is not None:
@@ -150,19 +157,6 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     return PublishReport(release_id, *names, written, [source.name for source in held_back])
-
-
-@contextmanager
-def said_if_rows_do_not_fit() -> Iterator[None]:
-    """Raises AssayError that names the table, if Postgres refuses rows for its key."""
-    try:
-        yield
-    except errors.IntegrityError as error:  # its text may quote values
-        table = f"{error.diag.schema_name}.{error.diag.table_name}"
-        raise AssayError(
-            f"{table}: two rows share its key, or a row lacks a part of it; nothing was published",
-            f"mend the transform that makes {table}, or its key in {SOURCES_FOLDER}",
-        ) from None
 
 
 def stage(

@@ -5,13 +5,12 @@ Delta versions that the earlier release recorded. What is newer is held back (`w
 `ops.release_tables`) until the rows of a table of that source change; then the source is published whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import Connection, errors
+from psycopg import Connection
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
@@ -30,6 +29,7 @@ from jobs.engine.versions import any_version, fingerprint, has_all_files, is_gon
 from jobs.gold import gold_table
 
 _UNTOUCHED = "nothing was changed"
+_WHY_REFUSED = "rolling back needs the tables to be declared as they were; or go back to a newer release"
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         if items:
             for item, found in publish.stage(run, connection, target, items):
                 _verify(item, found, to)
-            with _said_if_keys_changed(to), connection.transaction():
+            refused = f"the rows of release {to} do not fit its key as it is declared now; {_UNTOUCHED}"
+            with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
                 report.release_id = postgres.release(connection, run.run_id, items, [], to)
                 assert report.release_id is not None
                 postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
@@ -269,18 +270,6 @@ def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
             f"release {to} recorded {recorded[0]:,} with {recorded[1]}; {_UNTOUCHED}",
             "the lakehouse was made anew since, or the release was published from another one",
         )
-
-
-@contextmanager
-def _said_if_keys_changed(to: int) -> Iterator[None]:
-    try:
-        yield
-    except errors.IntegrityError as error:  # its text may quote values
-        raise AssayError(
-            f"{error.diag.schema_name}.{error.diag.table_name}: the rows of release {to} do not fit its key as it is "
-            f"declared now ({error.diag.constraint_name}); {_UNTOUCHED}",
-            "rolling back needs the tables to be declared as they were; or go back to a newer release",
-        ) from None
 
 
 def _withheld(run: Run, declared: Mapping[str, _Declared], live: Mapping[str, ReleasedTable]) -> dict[str, str | None]:

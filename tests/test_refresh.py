@@ -30,6 +30,7 @@ from tests.transforms.rows import assert_rows
 
 Loads = list[tuple[str, int]]
 DAYS = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
+NOT_KNOWN = {"call_rating": None, "initial_risk_level": None, "client_pronouns": None}
 SUMS = ["silver/contacts/case_days", "silver/contacts/pronoun_risk_levels"]
 # Of each published table, so much that it shows whether Postgres has its rows.
 COLUMNS = {
@@ -44,9 +45,9 @@ def contact(began: str, ended: str, **fields: object) -> str:
     return json.dumps({**BASE, "time_call_began": began, "time_call_ended": ended, **fields}) + "\n"
 
 
-def transferred(day: str, *, to: str, until: str | None = None) -> str:
+def transferred(day: str, *, to: str, until: str | None = None, **fields: object) -> str:
     times = {"counselors": f"['Yan Delacroix', '{to}']", "transfer_timestamps": f"['{day} 23:15:00']"}
-    return contact(f"{day} 23:00:00", f"{until or day} 23:30:00", **times)
+    return contact(f"{day} 23:00:00", f"{until or day} 23:30:00", **times, **fields)
 
 
 @pytest.fixture
@@ -131,9 +132,10 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     before = {table: files(lab, table) for table in tables}
 
     # New days, a late contact, one that goes on into the next days, two lines that are known already, one held back.
-    late, long = transferred("2023-05-05", to="Late Counselor"), transferred("2023-06-06", to="Bo", until="2023-06-09")
+    late = transferred("2023-05-05", to="Late Counselor", **NOT_KNOWN)
+    long = transferred("2023-06-06", to="Bo", until="2023-06-09")
     known = transferred("2023-01-01", to="Counselor 1") + transferred("2023-01-02", to="Counselor 2")
-    backwards = contact("2023-07-07 10:00:00", "2023-07-07 09:00:00", counselors="['Ed']")
+    backwards = contact("2023-07-07 10:00:00", "2023-07-07 09:00:00", counselors="['Ed']", **NOT_KNOWN)
     loads.clear()
     lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + backwards)
     assert lab.run(contacts).release_id == 2
@@ -166,11 +168,11 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert [rows for table, rows in loads if table == "gold.contacts"] == [1, len(DAYS) + 4]
     assert [rows for table, rows in loads if table == "gold.transfers"] == [len(DAYS) + 4]
 
-    # Rows that were added before a crash, which left no record of it, are not added again.
+    # Rows and sums that were added before a crash, which left no record of it, are not added again.
     record = Ledger.record_table_states
 
     def crash(ledger: Ledger, states: Sequence[TableState]) -> None:
-        if any(state.table_name == "gold/contacts/contacts" for state in states):
+        if any(state.table_name in SUMS for state in states):
             raise RuntimeError("a crash")
         record(ledger, states)
 
@@ -179,7 +181,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
         patch.setattr(Ledger, "record_table_states", crash)
         with pytest.raises(RuntimeError, match="a crash"):
             lab.run(contacts)
-    assert lab.table("gold/contacts/contacts").count() == len(DAYS) + 5
+    assert lab.table("silver/contacts/transfers").count() == len(DAYS) + 5
     lab.run(contacts)
     assert_as_a_whole(lab, contacts)
 
@@ -259,9 +261,21 @@ def test_a_table_of_other_than_sums_is_not_additive(spark: SparkSession) -> None
         assert str(error.value).startswith("silver.contacts.case_days is declared additive, and its transform returns ")
         assert "counselor_name string" in str(error.value)
         assert "expected its key (counselor_name, day)" in str(error.value.hint)
-    rows = [("Yan", date(2023, 1, 1), 2, None), ("Yan", date(2023, 1, 1), -2, None), (None, None, 1, Decimal("0.5"))]
-    sums = gold._added_up(
-        recipe, spark.createDataFrame(rows, "counselor_name STRING, day DATE, n INT, total DECIMAL(3,1)")
+
+
+def test_what_adds_up_to_nothing_has_no_row_and_a_sum_of_nothing_is_0(spark: SparkSession) -> None:
+    recipe = gold.Recipe(
+        "silver/contacts/case_days", lambda: None, {}, load_sources(["contacts"])[0].tables["case_days"]
     )
-    assert_rows(sums, [(None, None, 1, Decimal("0.5"))])
-    assert [kind for _, kind in sums.dtypes] == ["string", "date", "int", "decimal(3,1)"]
+    one, other = date(2023, 1, 1), date(2023, 1, 2)
+    rows = [
+        ("Yan", one, 2, Decimal("0.5")),
+        ("Yan", one, -2, Decimal("-0.5")),
+        ("Yan", other, 1, None),
+        (None, None, 1, Decimal("0.5")),
+        (None, None, 1, Decimal("9.5")),
+    ]
+    frame = spark.createDataFrame(rows, "counselor_name STRING, day DATE, n INT, total DECIMAL(3,1)")
+    sums = gold._added_up(recipe, frame)
+    assert_rows(sums, [("Yan", other, 1, Decimal("0.0")), (None, None, 2, Decimal("10.0"))])
+    assert sums.dtypes == frame.dtypes

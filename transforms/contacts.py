@@ -102,19 +102,15 @@ def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
     # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
     cases = contacts.select(
         F.explode(F.array_distinct(F.transform("counselor_names", taken))).alias("case"),
-        F.col("initial_risk_level").alias("risk_level"),
-        F.col("call_rating").alias("rating"),
+        "initial_risk_level",
+        "call_rating",
     )
     return cases.groupBy("case.counselor_name", "case.day").agg(
         F.count("*").alias("number_of_cases"),
-        *[
-            measure
-            for name in ("risk_level", "rating")
-            for measure in (
-                F.coalesce(F.sum(name), F.lit(0)).alias(f"{name}_sum"),
-                F.count(name).alias(f"{name}_count"),
-            )
-        ],
+        F.coalesce(F.sum("initial_risk_level"), F.lit(0)).alias("risk_level_sum"),
+        F.count("initial_risk_level").alias("risk_level_count"),
+        F.coalesce(F.sum("call_rating"), F.lit(0)).alias("rating_sum"),
+        F.count("call_rating").alias("rating_count"),
     )
 
 

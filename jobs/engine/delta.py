@@ -187,13 +187,13 @@ class Lakehouse:
         if _numbers(before).get(writer, 0) >= number:
             return False
         write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
-        if batches is not None and is_there:
+        if mode == "append":
+            write = write.mode("append").option("mergeSchema", "true")
+        elif batches is not None and is_there:
             of_batches = f"_batch_id IN ({', '.join(map(str, batches))})"
             write = write.mode("overwrite").options(mergeSchema="true", replaceWhere=of_batches)
-        elif mode == "overwrite":
-            write = _replacing(write, is_there)
         else:
-            write = write.mode(mode).option("mergeSchema", "true")
+            write = _replacing(write, is_there)
         write.format("delta").save(self.path(table))
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(

@@ -272,7 +272,7 @@ def release(
             _match(connection, item)
         else:
             _create_live(connection, item)
-        _describe(connection, item)
+        _complete(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
         [run_id, rolled_back_to],
@@ -294,6 +294,16 @@ def release(
         [newest[0], newest[0], [item.full_name for item in named]],
     )
     return int(newest[0])
+
+
+@contextmanager
+def said_if_refused(says: str, hint: str) -> Iterator[None]:
+    """Raises AssayError naming table and constraint if a constraint refuses rows; its own text may quote values."""
+    try:
+        yield
+    except psycopg.errors.IntegrityError as error:
+        refused, constraint = error.diag, error.diag.constraint_name or error.diag.column_name
+        raise AssayError(f"{refused.schema_name}.{refused.table_name}: {says} ({constraint})", hint) from None
 
 
 def withhold(connection: psycopg.Connection[Any], withheld: Mapping[str, str | None]) -> None:
@@ -397,7 +407,7 @@ def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> No
         )
 
 
-def _describe(connection: psycopg.Connection[Any], item: Publication) -> None:
+def _complete(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Brings indexes, comments and what the planner knows of the live table up to date."""
     for columns in item.table.indexes:
         name = f"{item.name}_by_{'_'.join(columns)}"[:63]

@@ -124,8 +124,8 @@ class Computed(_Strict):
     With `row_by_row`, each of its rows comes from one row of its only input and depends on no other: rows that came to
     the input add theirs. With `slice_by`, a column of its own (a day, say): every input row, were it the only one,
     makes a row in each slice that it has a part in; so the transform neither joins its inputs nor filters what it has
-    aggregated. Then slices that changed rows touch are computed anew, and the others stay. With neither, the table is
-    computed anew as a whole, unless it is an `additive` one.
+    aggregated. Then slices that changed rows touch are computed anew, and the others stay. With neither, nor as an
+    additive silver table, it is computed anew as a whole.
     """
 
     transform: Name | None = None
@@ -140,7 +140,7 @@ class Computed(_Strict):
     @model_validator(mode="after")
     def _is_one_way(self) -> "Computed":
         if sum(map(bool, (self.row_by_row, self.slice_by, self.sum_by))) > 1:
-            raise ValueError("expected one of row_by_row, slice_by and additive")
+            raise ValueError("expected at most one of row_by_row, slice_by and (of silver tables) additive")
         return self
 
 
@@ -155,8 +155,9 @@ class SilverTable(Computed):
     `keep: newest` implies that.
 
     With `additive`, the columns of a derived table outside its key are counts, and sums of whole numbers or decimals,
-    over the rows of its only input. So those of rows that came are added to what is there, and those of rows that went
-    are taken away. A key of which nothing is left has no row: one of the columns must count rows.
+    over the rows of its only input: no means, no distinct values, least or greatest ones, and no filter on what was
+    aggregated. So those of rows that came are added to what is there, and those of rows that went are taken away. A sum
+    of nothing is 0, not NULL, and a key of which nothing is left has no row: one of the columns must count rows.
     """
 
     raw: Name | None = None

@@ -96,7 +96,7 @@ def several(**keys: Any) -> str:
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "row_by_row": True, "slice_by": "id"}}),
-            "publish.things: expected one of row_by_row, slice_by and additive",
+            "publish.things: expected at most one of row_by_row, slice_by and (of silver tables) additive",
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "slice_by": "day"}}),
@@ -108,7 +108,7 @@ def several(**keys: Any) -> str:
         ),
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "id", "additive": True}}),
-            "tables.c: expected one of row_by_row, slice_by and additive",
+            "tables.c: expected at most one of row_by_row, slice_by and (of silver tables) additive",
         ),
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "day"}}),
