@@ -272,6 +272,7 @@ def release(
             _match(connection, item)
         else:
             _create_live(connection, item)
+        _check_row_count(connection, item)
         _complete(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
@@ -370,8 +371,9 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _create_live(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Makes the live table what its staging table is. Its key comes last: one index of all rows is quicker than many
-    changes of it, several times so where it does not fit into memory.
+    """Makes the live table what its staging table is.
+
+    Its key comes last: to index all rows at once is quicker than one by one.
     """
     parts = {
         "live": item.live,
@@ -382,7 +384,6 @@ def _create_live(connection: psycopg.Connection[Any], item: Publication) -> None
     connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
     connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))
     connection.execute(sql.SQL("ALTER TABLE {live} ADD {constraint} ({keys})").format(**parts))
-    _check_row_count(connection, item)
 
 
 def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> None:
@@ -463,10 +464,10 @@ def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
             "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
         ).format(**parts)
     )
-    _check_row_count(connection, item)
 
 
 def _check_row_count(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Raises AssayError if the live table has not as many rows as gold."""
     found = row_count(connection, item)
     if found != item.state.row_count:
         raise AssayError(
