@@ -42,8 +42,8 @@ _OPS_TABLES = {
 
 _REFUSED = "rows of this release do not fit its key or another constraint; nothing was published"
 _WHY_REFUSED = (
-    "two rows may share the key, or one lacks a part of it: mend the transform; or the table in Postgres has another "
-    "key or constraint than is declared: alter it; or a load was repeated: run again"
+    "two rows may share the key, or one lacks a part of it: mend the transform; or the table in Postgres has a "
+    "constraint that is not declared: drop it; or a load was repeated: run again"
 )
 
 

@@ -94,6 +94,11 @@ class Publication:
         return sql.Identifier(STAGING, self.staging_name)
 
     @property
+    def key(self) -> tuple[bool, list[str]]:
+        """Whether the table has a primary key, and its key's columns."""
+        return bool(self.table.primary_key), self.table.key
+
+    @property
     def definition(self) -> str:
         """A fingerprint of all that is declared of the table: a change is published even if no row has changed."""
         declared = self.table.model_dump_json(exclude=set(Computed.model_fields))  # how it is computed does not show
@@ -269,6 +274,7 @@ def release(
     for item in changed:
         if column_types(connection, item.full_name):
             _match_columns(connection, item)
+            _drop_other_key(connection, item)
             _match(connection, item)
         else:
             _create_live(connection, item)
@@ -373,17 +379,11 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
 def _create_live(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Makes the live table what its staging table is.
 
-    Its key comes last: to index all rows at once is quicker than one by one.
+    Its key comes later: to index all rows at once is quicker than one by one.
     """
-    parts = {
-        "live": item.live,
-        "staging": item.staging,
-        "constraint": sql.SQL("PRIMARY KEY" if item.table.primary_key else "UNIQUE NULLS NOT DISTINCT"),
-        "keys": sql.SQL(", ").join(map(sql.Identifier, item.table.key)),
-    }
+    parts = {"live": item.live, "staging": item.staging}
     connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
     connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))
-    connection.execute(sql.SQL("ALTER TABLE {live} ADD {constraint} ({keys})").format(**parts))
 
 
 def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> None:
@@ -408,13 +408,57 @@ def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> No
         )
 
 
+def _keys(connection: psycopg.Connection[Any], item: Publication) -> dict[str, tuple[bool, list[str]]]:
+    """The keys of the live table, by constraint: whether it is the primary one, and its columns.
+
+    A unique constraint that takes two NULLs for different is somebody else's.
+    """
+    rows = connection.execute(
+        "SELECT conname, contype = 'p', ARRAY("
+        "SELECT attname::text FROM unnest(conkey) WITH ORDINALITY AS k(number, place) "
+        "JOIN pg_attribute ON attrelid = conrelid AND attnum = number ORDER BY place) "
+        "FROM pg_constraint JOIN pg_index ON indexrelid = conindid "
+        "WHERE conrelid = to_regclass(%s) AND (contype = 'p' OR contype = 'u' AND indnullsnotdistinct)",
+        [item.full_name],
+    )
+    return {name: (is_primary, columns) for name, is_primary, columns in rows}
+
+
+def _drop_other_key(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Takes from the live table a key that is no longer the declared one: the rows to come need not fit it.
+
+    Raises AssayError if something outside of Assay rests on it.
+    """
+    for name, (is_primary, columns) in _keys(connection, item).items():
+        if (is_primary, columns) == item.key:
+            continue
+        try:
+            connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(item.live, sql.Identifier(name)))
+        except psycopg.errors.DependentObjectsStillExist:
+            raise AssayError(
+                f"{item.full_name} has the key ({', '.join(columns)}), which this release no longer has, and another "
+                "table refers to it; nothing was published",
+                f"drop the foreign keys that refer to {item.full_name} (psql: \\d {item.full_name}), then run again",
+            ) from None
+        if is_primary:  # its columns stay as they were under it
+            for column in columns:
+                connection.execute(
+                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(item.live, sql.Identifier(column))
+                )
+
+
 def _complete(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Brings indexes, comments and what the planner knows of the live table up to date."""
-    for columns in item.table.indexes:
-        name = f"{item.name}_by_{'_'.join(columns)}"[:63]
+    """Brings key, indexes, comments and what the planner knows of the live table up to date."""
+    if item.key not in _keys(connection, item).values():
+        is_primary, names = item.key
+        kind = sql.SQL("PRIMARY KEY" if is_primary else "UNIQUE NULLS NOT DISTINCT")
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        connection.execute(sql.SQL("ALTER TABLE {} ADD {} ({})").format(item.live, kind, columns))
+    for index in item.table.indexes:
+        name = f"{item.name}_by_{'_'.join(index)}"[:63]
         connection.execute(
             sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
-                sql.Identifier(name), item.live, sql.SQL(", ").join(map(sql.Identifier, columns))
+                sql.Identifier(name), item.live, sql.SQL(", ").join(map(sql.Identifier, index))
             )
         )
     connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(item.live, sql.Literal(item.table.description)))

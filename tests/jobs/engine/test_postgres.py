@@ -106,6 +106,48 @@ def test_a_first_release_makes_key_and_indexes(database: Database) -> None:
     ]
 
 
+def keys(database: Database) -> list[str]:
+    with postgres.connect(database) as connection:
+        found = connection.execute(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE conrelid = 'gold.things'::regclass AND contype IN ('p', 'u') ORDER BY 1"
+        ).fetchall()
+    return [definition for (definition,) in found]
+
+
+def test_a_key_that_is_declared_anew_takes_the_old_ones_place(database: Database) -> None:
+    publish(database, thing(ID_N, 2), (1, 1), (2, 1))
+    publish(database, thing(ID_N, 3, primary_key=["id", "n"]), (1, 1), (1, 2), (2, 1))
+    assert keys(database) == ["PRIMARY KEY (id, n)"]
+    assert things(database) == [(1, 1), (1, 2), (2, 1)]
+    publish(database, thing(ID_N, 2, primary_key=[], unique_key=["n"]), (1, None), (1, 2))
+    assert keys(database) == ["UNIQUE NULLS NOT DISTINCT (n)"]
+    assert set(things(database)) == {(1, None), (1, 2)}
+    with postgres.connect(database) as connection:  # an administrator's, which is not Assay's to drop
+        connection.execute("ALTER TABLE gold.things ADD UNIQUE (id, n)")
+    publish(database, thing(ID_N, 1), (7, None))
+    assert keys(database) == ["PRIMARY KEY (id)", "UNIQUE (id, n)"]
+    assert things(database) == [(7, None)]
+
+
+def test_rows_that_do_not_fit_a_new_key_publish_nothing_and_the_old_key_stays(database: Database) -> None:
+    publish(database, thing(ID_N, 2), (1, 1), (2, 1))
+    with pytest.raises(AssayError) as error, postgres.said_if_refused("does not fit", "mend it"):
+        publish(database, thing(ID_N, 2, primary_key=["n"]), (3, 5), (4, 5))
+    assert str(error.value) == "gold.things: does not fit (things_pkey)\n       mend it"
+    assert (keys(database), things(database)) == (["PRIMARY KEY (id)"], [(1, 1), (2, 1)])
+
+
+def test_a_key_that_another_table_refers_to_stays_and_the_release_says_so(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE TABLE mine (id bigint REFERENCES gold.things)")
+    with pytest.raises(AssayError, match=r"gold.things has the key \(id\), .* another table refers to it") as error:
+        publish(database, thing(ID_N, 1, primary_key=["n"]), (1, 1))
+    assert "drop the foreign keys that refer to gold.things" in str(error.value)
+    assert (keys(database), things(database)) == (["PRIMARY KEY (id)"], [(1, 1)])
+
+
 def test_a_new_column_is_added_and_views_stay(database: Database) -> None:
     publish(database, thing(ID_N, 1), (1, 1))
     with postgres.connect(database) as connection:
