@@ -242,6 +242,12 @@ class Document(Computed):
     suffix: str = Field(pattern=r"^\.[a-z0-9]+$")
     key: Name
 
+    @model_validator(mode="after")
+    def _slices_are_documents(self) -> "Document":
+        if self.slice_by and self.slice_by != self.key:
+            raise ValueError(f"slice_by: expected its key ({self.key}), found {self.slice_by!r}")
+        return self
+
 
 _OF_RAW = frozenset(RawTable.model_fields)
 

@@ -114,6 +114,12 @@ def several(**keys: Any) -> str:
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "day"}}),
             "tables.c.slice_by: 'day' is not in its key",
         ),
+        (
+            changed(
+                documents={"papers": {"folder": "papers", "suffix": ".json", "key": "id", "slice_by": "day"}},
+            ),
+            "documents.papers: slice_by: expected its key (id), found 'day'",
+        ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),
     ],
