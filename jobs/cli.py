@@ -76,6 +76,13 @@ def run(
         datetime | None,
         typer.Option("--to", formats=["%Y-%m-%d"], help="The last day for --from (today). Example: --to 2026-11-21"),
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Publish over tables that another lakehouse has published. Example: assay run --take-over",
+        ),
+    ] = False,
     wait: WaitOption = 0,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -105,7 +112,8 @@ def run(
                 if ask_backfill(started, one, from_day.date(), last) is None:
                     said = f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d} to {last}"
                     console.print(said, highlight=False)
-        _print(run_sources(started, sources, first="bronze", until=until.value), console, as_json=as_json)
+        done = run_sources(started, sources, first="bronze", until=until.value, take_over=take_over)
+        _print(done, console, as_json=as_json)
 
 
 @app.command()

@@ -106,15 +106,18 @@ def verify_accounts(run: Run, source: Source) -> None:
     accounts.verify(run.lake, run.ledger, [t for t in (*read, *refined) if run.lake.exists(t.table)])
 
 
-def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishReport:
+def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over: bool = False) -> PublishReport:
     """Publishes what has changed since the last release; nothing, if nothing has.
 
     A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
+    Raises AssayError for tables that were published from another lakehouse, unless this one is to `take_over`.
     """
     items = {source.name: publications(run, source) for source in sources}
     with postgres.connect(target) as connection:
         postgres.prepare(connection, reader_passwords(run.settings))
         last = postgres.published(connection)
+        if not take_over:
+            _verify_owner(run, [item for of_source in items.values() for item in of_source], last)
         held_back = [source for source in sources if is_held_back(items[source.name], last)]
         free = [source for source in sources if source not in held_back]
         considered = [item for source in free for item in items[source.name]]
@@ -139,7 +142,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database) -> PublishRep
         changed = [item for item, _ in loaded]
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
-                release_id = postgres.release(connection, run.run_id, changed, unchanged)
+                release_id = postgres.release(connection, run.run_id, run.ledger.identity(), changed, unchanged)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
             if release_id is not None:
@@ -169,7 +172,7 @@ def stage(
     """
     loaded = _load(run, connection, target, items)
     found = [(item, together(item.addition.before, rows) if item.addition else rows) for item, rows in loaded]
-    wrong = [replace(item, addition=None) for item, total in found if item.addition and total != _rows(item)]
+    wrong = [replace(item, addition=None) for item, total in found if item.addition and total != item.rows]
     again = {item.full_name: (item, rows) for item, rows in _load(run, connection, target, wrong)}
     return [again.get(item.full_name, (item, total)) for item, total in found]
 
@@ -204,7 +207,7 @@ def publications(run: Run, source: Source) -> list[Publication]:
 def is_changed(item: Publication, last: Mapping[str, ReleasedTable]) -> bool:
     """Whether its rows or its definition differ from the last release; a new Delta version alone is no change."""
     released = last.get(item.full_name)
-    return released is None or (released.rows, released.definition) != (_rows(item), item.definition)
+    return released is None or (released.rows, released.definition) != (item.rows, item.definition)
 
 
 def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> bool:
@@ -280,14 +283,27 @@ def _addition(
     return Addition(changes.added, released.rows) if is_as_published else None
 
 
-def _rows(item: Publication) -> tuple[int, str]:
-    return item.state.row_count, item.state.checksum
+def _verify_owner(run: Run, items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> None:
+    """Raises AssayError if one of the tables was published from another lakehouse, which would not know of it.
+
+    Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
+    set. A source each from several lakehouses is fine.
+    """
+    ours, known = run.ledger.identity(), [(item.full_name, last.get(item.full_name)) for item in items]
+    foreign = [name for name, released in known if released and released.is_of_another(ours)]
+    if foreign:
+        raise AssayError(
+            f"{', '.join(foreign)}: published from another lakehouse than {run.settings.lakehouse}, which would take "
+            "its place; nothing was published",
+            "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; if this lakehouse is to take the other one's place: "
+            "assay run --take-over",
+        )
 
 
 def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> None:
     """Raises AssayError if what Delta gave is not what was computed."""
     for item, found in loaded:
-        if found != _rows(item):
+        if found != item.rows:
             table, version, (rows, checksum) = item.state.table_name, item.state.delta_version, found
             raise AssayError(
                 f"{table.replace('/', '.')}: version {version} has {rows:,} rows with checksum {checksum}; "

@@ -176,7 +176,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
                 _verify(item, found, to)
             refused = f"the rows of release {to} do not fit its key as it is declared now; {_UNTOUCHED}"
             with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
-                report.release_id = postgres.release(connection, run.run_id, items, [], to)
+                report.release_id = postgres.release(connection, run.run_id, run.ledger.identity(), items, [], to)
                 assert report.release_id is not None
                 postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
                 moved_names = [source.name for source in moved]
@@ -217,6 +217,12 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
     again = "rolling back needs the tables to be declared as they were; or go back to a newer release"
     if declared is None:
         raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", again)
+    if wanted.is_of_another(run.ledger.identity()):
+        raise AssayError(
+            f"{full_name}: release {to} was published from another lakehouse than {run.settings.lakehouse}; "
+            f"{_UNTOUCHED}",
+            "roll back from that one, or mend ASSAY_LAKEHOUSE; or go back to a newer release",
+        )
     path, version = gold_table(declared.source, declared.name), wanted.delta_version
     frame = _version(run, path, version, to)
     state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)
@@ -263,12 +269,11 @@ def _count(frame: DataFrame) -> tuple[int, str]:
 
 
 def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
-    recorded = (item.state.row_count, item.state.checksum)
-    if found != recorded:
+    if found != item.rows:
         raise AssayError(
             f"{item.full_name}: version {item.state.delta_version} has {found[0]:,} rows with checksum {found[1]}; "
-            f"release {to} recorded {recorded[0]:,} with {recorded[1]}; {_UNTOUCHED}",
-            "the lakehouse was made anew since, or the release was published from another one",
+            f"release {to} recorded {item.rows[0]:,} with {item.rows[1]}; {_UNTOUCHED}",
+            "the table was made anew since, or changed from outside",
         )
 
 

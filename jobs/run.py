@@ -22,18 +22,18 @@ from jobs.silver import SilverReport
 SOURCES_AT_ONCE = 2
 
 
-def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer) -> Summary:
+def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer, *, take_over: bool = False) -> Summary:
     """Does the layers from `first` to `until` of the sources, and says what became of every row.
 
-    Raises AssayError when a rule fails the run, the accounts do not balance or Postgres cannot be reached; nothing is
-    published then.
+    Raises AssayError when a rule fails the run, the accounts do not balance, Postgres cannot be reached or has these
+    tables from another lakehouse (unless this one is to `take_over`); nothing is published then.
     """
     layers = LAYERS[LAYERS.index(first) : LAYERS.index(until) + 1]
     with session_settings(run.spark, FOR_FEW_ROWS if _has_few_rows(run, sources, layers) else {}):
-        return _run(run, sources, layers)
+        return _run(run, sources, layers, take_over)
 
 
-def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer]) -> Summary:
+def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer], take_over: bool) -> Summary:
     summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
     run.ledger.load([source.name for source in sources])
     with ThreadPoolExecutor(max_workers=SOURCES_AT_ONCE) as pool:
@@ -43,7 +43,7 @@ def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer]) -> Summar
         for source, refined in zip(sources, pool.map(partial(_refine, run, layers=layers), sources), strict=True):
             _describe(run, source, refined, summary)
     if "publish" in layers:
-        _publish(run, sources, summary)
+        _publish(run, sources, summary, take_over)
     order = {name: number for number, name in enumerate(["spark", *[source.name for source in sources], "postgres"])}
     steps = sorted(run.steps.finished, key=lambda step: order.get(step.source, 0))
     summary.seconds = {f"{step.source} {step.layer}": round(step.seconds, 1) for step in steps}
@@ -97,10 +97,10 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
     return _Refined(read, made, rules)
 
 
-def _publish(run: Run, sources: Sequence[Source], summary: Summary) -> None:
+def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: bool) -> None:
     with run.steps.step("postgres", "publish") as step:
         target = publish.database(run.settings)
-        report = publish.publish(run, sources, target)
+        report = publish.publish(run, sources, target, take_over=take_over)
         step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
     is_embedded = run.settings.postgres.host is None
     summary.is_published, summary.documents = True, report.documents

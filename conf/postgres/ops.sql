@@ -47,6 +47,12 @@ DO $$ BEGIN
     ALTER TABLE ops.release_tables ADD COLUMN withheld_checksum TEXT;
   END IF;
 END $$;
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.release_tables'::regclass AND attname = 'lakehouse') THEN
+    ALTER TABLE ops.release_tables ADD COLUMN lakehouse TEXT;
+  END IF;
+END $$;
+COMMENT ON COLUMN ops.release_tables.lakehouse IS 'Identifies the lakehouse that has this version; another one publishes over it only if told to take over';
 COMMENT ON COLUMN ops.release_tables.withheld_checksum IS 'Checksum of newer rows that a rollback holds back; they are published when a table of the source changes';
 
 CREATE TABLE IF NOT EXISTS ops.release_documents (

@@ -94,6 +94,11 @@ class Publication:
         return sql.Identifier(STAGING, self.staging_name)
 
     @property
+    def rows(self) -> tuple[int, str]:
+        """How many rows gold has, and their checksum."""
+        return self.state.row_count, self.state.checksum
+
+    @property
     def key(self) -> tuple[bool, list[str]]:
         """Whether the table has a primary key, and its key's columns."""
         return bool(self.table.primary_key), self.table.key
@@ -175,18 +180,27 @@ def has_tables(connection: psycopg.Connection[Any], *names: str) -> bool:
 
 
 class ReleasedTable(NamedTuple):
-    """What a release holds of one table; `withheld_checksum` is of newer rows that a rollback holds back, if any."""
+    """What a release holds of one table.
+
+    `withheld_checksum` is of newer rows that a rollback holds back, if any; `lakehouse` is that of the Delta version,
+    and unknown of a release that an earlier Assay made.
+    """
 
     delta_version: int
     row_count: int
     checksum: str
     definition: str
     withheld_checksum: str | None
+    lakehouse: str | None
 
     @property
     def rows(self) -> tuple[int, str]:
         """What tells its rows from others."""
         return self.row_count, self.checksum
+
+    def is_of_another(self, lakehouse: str) -> bool:
+        """Whether it is known to have been published from another lakehouse."""
+        return self.lakehouse not in (None, lakehouse)
 
 
 def published(connection: psycopg.Connection[Any]) -> dict[str, ReleasedTable]:
@@ -203,8 +217,8 @@ def released(connection: psycopg.Connection[Any], release_id: int) -> dict[str, 
 def _released(connection: psycopg.Connection[Any], condition: LiteralString, *values: Any) -> dict[str, ReleasedTable]:
     # By way of JSON, a database that an earlier Assay made can be read before it has the newest columns.
     rows = connection.execute(
-        "SELECT table_name, delta_version, row_count, checksum, definition, to_jsonb(t) ->> 'withheld_checksum' "
-        f"FROM ops.release_tables AS t WHERE {condition} ORDER BY table_name",
+        "SELECT table_name, delta_version, row_count, checksum, definition, to_jsonb(t) ->> 'withheld_checksum', "
+        f"to_jsonb(t) ->> 'lakehouse' FROM ops.release_tables AS t WHERE {condition} ORDER BY table_name",
         values,
     )
     return {name: ReleasedTable(*values) for name, *values in rows}
@@ -260,6 +274,7 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
 def release(
     connection: psycopg.Connection[Any],
     run_id: str,
+    lakehouse: str,
     changed: Sequence[Publication],
     unchanged: Sequence[Publication],
     rolled_back_to: int | None = None,
@@ -287,14 +302,12 @@ def release(
     assert newest is not None
     named = [*changed, *unchanged]
     connection.cursor().executemany(
-        "INSERT INTO ops.release_tables (release_id, table_name, delta_version, row_count, checksum, definition) "
-        "VALUES (%s, %s, %s, %s, %s, %s)",
-        [
-            (newest[0], i.full_name, i.state.delta_version, i.state.row_count, i.state.checksum, i.definition)
-            for i in named
-        ],
+        "INSERT INTO ops.release_tables "
+        "(release_id, table_name, delta_version, row_count, checksum, definition, lakehouse) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        [(newest[0], i.full_name, i.state.delta_version, *i.rows, i.definition, lakehouse) for i in named],
     )
-    columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum"
+    columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum, lakehouse"
     connection.execute(
         f"INSERT INTO ops.release_tables (release_id, {columns}) SELECT %s, {columns} FROM ops.release_tables "
         "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND table_name <> ALL(%s)",

@@ -61,7 +61,7 @@ def publish(frame: DataFrame, database: Database, run_id: str) -> None:
         postgres.load_staging(frame, database, item)
         loaded = time.monotonic()
         with connection.transaction():
-            postgres.release(connection, run_id, [item], [])
+            postgres.release(connection, run_id, "bench", [item], [])
         postgres.drop_staging(connection, [item])
     print(f"        staging {loaded - began:.1f} s, transaction {time.monotonic() - loaded:.1f} s", flush=True)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import publish, releases
 from jobs.engine import postgres
@@ -15,6 +16,8 @@ from jobs.releases import Rollback
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import lines
 from tests.test_end_to_end_members import ANN, BOB, CYD, documents, entry
+
+HEADER = "id,first_name,last_name,age,gender,visit_date\n"
 
 
 def rollback(lab: Lab, to: int, *, dry_run: bool = False) -> Rollback:
@@ -30,6 +33,35 @@ def shown(lab: Lab) -> dict[str, int]:
     read = {name: json.loads(file.read_text())["age"] for name, file in documents(lab).items()}
     assert read == {f"member-{id}.json": age for id, age in ages(lab)}
     return dict(ages(lab))
+
+
+def test_another_lakehouse_publishes_over_tables_only_if_told_to(lab: Lab, tmp_path: Path, spark: SparkSession) -> None:
+    lab.land("signups/a.csv", HEADER + "1 1111,Ann,Ash,40,f,2024-01-01\n")
+    assert lab.assay("run", "--source", "signups")[0] == 0
+    other = Lab(tmp_path / "other", spark, lab.database)
+    other.land("signups/a.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-02\n")
+
+    def names() -> list[str]:
+        return [name for (name,) in lab.query("SELECT first_name FROM restricted.users")]
+
+    code, _, says = other.assay("run", "--source", "signups")
+    assert code == 1
+    assert f"forecast_backtest: published from another lakehouse than {other.settings.lakehouse}, which would" in says
+    assert "assay run --take-over" in says
+    assert names() == ["Ann"]
+
+    # Each source has its own: that of another one is nobody's yet.
+    other.land("members/a.log", entry(BOB, age=50))
+    other.run("members")
+    assert other.assay("run", "--source", "signups", "--take-over")[0] == 0
+    assert names() == ["Bob"]
+    assert other.run("signups", "members").release_id is None
+    with pytest.raises(AssayError, match="published from another lakehouse"):
+        lab.run("signups")
+    with pytest.raises(AssayError, match=r"release 1 was published from another lakehouse"):
+        rollback(other, 1)
+    rollback(lab, 1)
+    assert names() == ["Ann"]
 
 
 def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_be_done_changes_nothing(

@@ -31,7 +31,7 @@ def publish(database: Database, item: Publication, *rows: tuple[Any, ...]) -> in
         for row in rows:
             connection.execute(f"INSERT INTO assay_staging.gold__things VALUES ({marks})", row)
         with connection.transaction():
-            return postgres.release(connection, "run", [item], [])
+            return postgres.release(connection, "run", "lakehouse", [item], [])
 
 
 def things(database: Database) -> list[tuple[Any, ...]]:
@@ -171,7 +171,7 @@ def test_other_sources_tables_are_carried_over_into_the_next_release(database: D
     with postgres.connect(database) as connection:
         postgres.create_staging(connection, other)
         with connection.transaction():
-            postgres.release(connection, "run 2", [other], [])
+            postgres.release(connection, "run 2", "lakehouse", [other], [])
         assert sorted(postgres.published(connection)) == ["gold.others", "gold.things"]
 
 
