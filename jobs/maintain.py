@@ -39,6 +39,7 @@ SMALL, MANY, COMPACTED = 32 * MB, 4, 256 * MB
 _CLOCKS = timedelta(hours=1)
 _TABLES_AT_ONCE = 4
 _YEAR = 365
+_LOG_RETENTION = "delta.logRetentionDuration"
 _ACCOUNT = ["source", "layer", "table_name", "batch_id", "source_file"]
 
 
@@ -198,15 +199,16 @@ def _tables(run: Run) -> list[str]:
 
 
 def _compact(run: Run, path: str, *, dry_run: bool) -> TableWork:
-    files = data_files(run.spark, run.lake.path(path))
-    row = files.agg(F.count(F.lit(1)).alias("all"), F.count_if(F.col("size") < SMALL).alias("small")).first()
-    assert row is not None
-    if row["small"] < MANY:
-        return TableWork(path, row["all"], row["all"])
+    count = run.lake.file_count(path)
+    if count < MANY:
+        return TableWork(path, count, count)
+    small = data_files(run.spark, run.lake.path(path)).where(F.col("size") < SMALL).count()
+    if small < MANY:
+        return TableWork(path, count, count)
     if dry_run:
-        return TableWork(path, row["all"], row["all"] - row["small"] + 1)
+        return TableWork(path, count, count - small + 1)
     run.spark.sql(f"OPTIMIZE {_delta(run, path)}")
-    return TableWork(path, row["all"], data_files(run.spark, run.lake.path(path)).count())
+    return TableWork(path, count, run.lake.file_count(path))
 
 
 def _keep_log(run: Run, path: str, kept: Kept) -> None:
@@ -216,11 +218,8 @@ def _keep_log(run: Run, path: str, kept: Kept) -> None:
     """
     years = (run.started_at - kept.oldest).days // _YEAR + 2
     wanted = f"interval {years * _YEAR} days"
-    detail = run.spark.sql(f"DESCRIBE DETAIL {_delta(run, path)}").first()
-    assert detail is not None
-    if detail["properties"].get("delta.logRetentionDuration") != wanted:
-        set_to = f"'delta.logRetentionDuration' = '{wanted}'"
-        run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ({set_to})")
+    if run.lake.property(path, _LOG_RETENTION) != wanted:
+        run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ('{_LOG_RETENTION}' = '{wanted}')")
 
 
 def _carry_over(run: Run, moved: Mapping[str, tuple[int, int]]) -> None:

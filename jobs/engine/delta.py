@@ -92,6 +92,17 @@ class Lakehouse:
         checksum = _value(snapshot.checksumOpt())
         return int(checksum.tableSizeBytes() if checksum else snapshot.sizeInBytes())
 
+    def file_count(self, table: str) -> int:
+        """How many files a table's newest version has."""
+        snapshot = self._snapshot(table)
+        checksum = _value(snapshot.checksumOpt())
+        return int(checksum.numFiles() if checksum else snapshot.numOfFiles())
+
+    def property(self, table: str, name: str) -> str | None:
+        """A property of a table, if it is set."""
+        found: str | None = _value(self._snapshot(table).metadata().configuration().get(name))
+        return found
+
     def changes(self, table: str, since: int) -> Changes | None:
         """The rows that came to a table, and those that went, since version `since`.
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from jobs.engine import delta
 from jobs.engine.database import Database
 from jobs.engine.session import FOR_FEW_ROWS
 from jobs.engine.settings import PostgresSettings, Settings
@@ -26,6 +27,18 @@ SPARK = {**FOR_FEW_ROWS, "spark.driver.memory": "1g"}
 # What a run stamps on rows and accounts, and so differs from run to run.
 _STAMPS = ("run_id", "recorded_at", "_ingested_at")
 State = dict[str, str]
+_AS_IF_LARGE = "PROOF_AS_IF_LARGE"  # the environment variable that tells processes of it
+
+
+def as_if_large(wanted: bool | None = None) -> None:
+    """Lets this process, and those that it starts, bring tables up to date by what changed, as it would large ones.
+
+    Without `wanted`, if the process that started this one does.
+    """
+    if wanted is not None:
+        os.environ[_AS_IF_LARGE] = str(int(wanted))
+    if os.environ.get(_AS_IF_LARGE) == "1":
+        vars(delta).update(FEW_BYTES=0, _LARGEST_CHANGE=1 << 30)
 
 
 def land(landing: Path, path: str, text: str, at: int) -> None:
@@ -44,15 +57,22 @@ def first_delivery(landing: Path) -> None:
         1_700_000_000,
     )
     land(landing, "signups/a.csv", with_header(person(1, "Ann"), person(2, "Bob"), "junk\n"), 1_700_000_000)
+    land(landing, "contacts/a.jsonl", contact(1, "Ann") + contact(2, "Bob") * 2 + "junk\n", 1_700_000_000)
 
 
 def second_delivery(landing: Path) -> None:
-    """What comes next: a new file, a copy, a file replaced in place, a correction, an empty file."""
+    """What comes next: a new file, a copy, a file replaced in place, a correction, an empty file.
+
+    Contacts only come: after a replaced file, their tables would be made anew as a whole.
+    """
     land(landing, "members/b.log", entry("a" * 16, 42) + entry("c" * 16, 43) + "junk again\n", 1_700_000_100)
     shutil.copy2(landing / "members/a.log", landing / "members/copy of a.log")
     land(landing, "members/empty.log", "", 1_700_000_100)
     land(landing, "signups/a.csv", with_header(person(1, "Ann"), person(3, "Cyd"), "more junk\n"), 1_700_000_100)
     land(landing, "signups/b.csv", with_header(person(1, "Anna"), person(4, "Dan")), 1_700_000_200)
+    again = contact(1, "Ann") + contact(3, "Cyd", "Ann") + contact(4, "Bob") + "more junk\n"
+    land(landing, "contacts/b.jsonl", again, 1_700_000_100)
+    shutil.copy2(landing / "contacts/a.jsonl", landing / "contacts/copy of a.jsonl")
 
 
 def entry(member: str, age: int) -> str:
@@ -65,6 +85,20 @@ def with_header(*lines: str) -> str:
 
 def person(number: int, name: str) -> str:
     return f"{number} 0001,{name},Lee,34,F,2024-05-{number % 28 + 1:02}\n"
+
+
+def contact(hour: int, *counselors: str) -> str:
+    """A call from `hour` to six hours later, handed on each hour until all counselors have had it."""
+    times = [f"2024-05-01 {hour + number:02}:00:00" for number in range(24 - hour)]
+    fields = {
+        "time_call_began": times[0],
+        "time_call_ended": times[6],
+        "counselors": repr(list(counselors)),
+        "transfer_timestamps": repr(times[1 : len(counselors)]),
+        "initial_risk_level": hour,
+        "client_pronouns": "['They/Them']",
+    }
+    return json.dumps(fields) + "\n"
 
 
 @dataclass(frozen=True)
