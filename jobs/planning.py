@@ -17,7 +17,8 @@ from jobs.engine.errors import AssayError
 from jobs.engine.landing import LandingFile
 from jobs.engine.ledger import TableState
 from jobs.engine.listing import SHOWN, line, size, some
-from jobs.engine.postgres import Publication, ReleasedTable
+from jobs.engine.postgres import ReleasedTable
+from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
 
@@ -303,7 +304,7 @@ def _publications(run: Run, source: Source, refreshed: dict[str, str]) -> list[P
         state = states.get(path) or TableState(path, 0, {}, "", 0, "")
         if path in refreshed or path in states:
             frame = shapes[name] if path in refreshed else run.lake.read(path)
-            items.append(postgres.publication(name, table, state, frame, place))
+            items.append(publication(name, table, state, frame, place))
     return items
 
 

@@ -10,7 +10,7 @@ from psycopg import Connection
 from pyspark.sql import Row
 
 from jobs.bronze import bronze_table
-from jobs.engine import accounts, documents, exports, postgres
+from jobs.engine import accounts, documents, exports, live_tables, postgres
 from jobs.engine.accounts import Accounted
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
@@ -18,7 +18,8 @@ from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import Ledger
-from jobs.engine.postgres import Addition, DocumentName, Publication, ReleasedTable
+from jobs.engine.postgres import DocumentName, ReleasedTable
+from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
 from jobs.engine.versions import any_version, together
@@ -198,7 +199,7 @@ def publications(run: Run, source: Source) -> list[Publication]:
     states = run.ledger.table_states()
     place = f"{SOURCES_FOLDER / source.name}.yaml, publish"
     return [
-        postgres.publication(name, table, state, run.lake.read(state.table_name), f"{place}.{name}")
+        publication(name, table, state, run.lake.read(state.table_name), f"{place}.{name}")
         for name, table in source.publish.items()
         if (state := states.get(gold_table(source, name)))
     ]
@@ -277,8 +278,8 @@ def _addition(
     if changes is None or changes.added is None or changes.removed is not None:
         return None
     is_as_published = (
-        postgres.row_count(connection, item) == released.row_count
-        and postgres.column_types(connection, item.full_name).keys() == item.columns.keys()
+        live_tables.row_count(connection, item) == released.row_count
+        and live_tables.column_types(connection, item.full_name).keys() == item.columns.keys()
     )
     return Addition(changes.added, released.rows) if is_as_published else None
 

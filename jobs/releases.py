@@ -22,7 +22,8 @@ from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.listing import line, table
-from jobs.engine.postgres import Publication, ReleasedTable
+from jobs.engine.postgres import ReleasedTable
+from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
 from jobs.engine.versions import any_version, fingerprint, has_all_files, is_gone, metrics
@@ -227,7 +228,7 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
     frame = _version(run, path, version, to)
     state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)
     try:
-        item = postgres.publication(declared.name, declared.published, state, frame, declared.place)
+        item = publication(declared.name, declared.published, state, frame, declared.place)
     except ConfigurationError:
         was, now = ", ".join(frame.columns), ", ".join(declared.published.columns)
         raise AssayError(

@@ -19,7 +19,7 @@ from jobs.engine.database import Database
 from jobs.engine.delta import Changes
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import Ledger, TableState
-from jobs.engine.postgres import Publication
+from jobs.engine.publication import Publication
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.versions import checksum
 from jobs.silver import call

@@ -1,39 +1,23 @@
 """Publishing to Postgres: staging tables over JDBC, then one transaction that makes the live tables match."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, Row
-from pyspark.sql.types import (
-    ArrayType,
-    BooleanType,
-    DataType,
-    DateType,
-    DecimalType,
-    DoubleType,
-    IntegerType,
-    LongType,
-    ShortType,
-    StringType,
-    TimestampType,
-)
 
+from jobs.engine import live_tables
 from jobs.engine.database import Database
-from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.ledger import TableState
+from jobs.engine.errors import AssayError
+from jobs.engine.publication import STAGING, Publication
 from jobs.engine.session import PROJECT
-from jobs.engine.sources import Computed, PublishedTable
 from jobs.engine.versions import fingerprint, metrics
 
 ROLES = ("analyst", "restricted_reader")
-STAGING = "assay_staging"
 RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
@@ -41,83 +25,6 @@ DocumentName = tuple[str, str]
 _PUBLISH_LOCK = 0x61737361
 # How the JDBC driver says that the server is gone; what it says of rows is another matter.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
-_TYPES: dict[type[DataType], str] = {
-    StringType: "text",
-    LongType: "bigint",
-    IntegerType: "integer",
-    ShortType: "smallint",
-    DoubleType: "double precision",
-    BooleanType: "boolean",
-    DateType: "date",
-    TimestampType: "timestamptz",
-}
-
-
-@dataclass(frozen=True)
-class Addition:
-    """The rows that came to a gold table since it was published, if none went.
-
-    `before`: how many it had then, and their checksum.
-    """
-
-    rows: DataFrame
-    before: tuple[int, str]
-
-
-@dataclass(frozen=True)
-class Publication:
-    """One gold table on its way to Postgres. `columns` maps each column to its Postgres type, in order.
-
-    With an `addition`, only its rows are staged: the live table has the others.
-    """
-
-    name: str
-    table: PublishedTable
-    state: TableState
-    columns: dict[str, str]
-    addition: Addition | None = None
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.table.schema_}.{self.name}"
-
-    @property
-    def live(self) -> sql.Identifier:
-        return sql.Identifier(self.table.schema_, self.name)
-
-    @property
-    def staging_name(self) -> str:
-        return f"{self.table.schema_}__{self.name}"
-
-    @property
-    def staging(self) -> sql.Identifier:
-        return sql.Identifier(STAGING, self.staging_name)
-
-    @property
-    def rows(self) -> tuple[int, str]:
-        """How many rows gold has, and their checksum."""
-        return self.state.row_count, self.state.checksum
-
-    @property
-    def key(self) -> tuple[bool, list[str]]:
-        """Whether the table has a primary key, and its key's columns."""
-        return bool(self.table.primary_key), self.table.key
-
-    @property
-    def definition(self) -> str:
-        """A fingerprint of all that is declared of the table: a change is published even if no row has changed."""
-        declared = self.table.model_dump_json(exclude=set(Computed.model_fields))  # how it is computed does not show
-        return hashlib.sha256(f"{declared}{self.columns}".encode()).hexdigest()[:16]
-
-
-def publication(name: str, table: PublishedTable, state: TableState, frame: DataFrame, place: str) -> Publication:
-    """How Postgres is to hold `frame`. Raises ConfigurationError if the declared columns are not the frame's."""
-    if list(table.columns) != frame.columns:
-        raise ConfigurationError(
-            f"{place}.columns: declares {', '.join(table.columns)}; the transform makes {', '.join(frame.columns)}"
-        )
-    types = {field.name: table.types.get(field.name) or _postgres_type(field.dataType) for field in frame.schema}
-    return Publication(name, table, state, types)
 
 
 @contextmanager
@@ -246,13 +153,6 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
         connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
 
 
-def row_count(connection: psycopg.Connection[Any], item: Publication) -> int:
-    """How many rows the live table has."""
-    rows = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(item.live)).fetchone()
-    assert rows is not None
-    return int(rows[0])
-
-
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
     """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum."""
     observed = Observation()
@@ -287,14 +187,7 @@ def release(
         return None
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
     for item in changed:
-        if column_types(connection, item.full_name):
-            _match_columns(connection, item)
-            _drop_other_key(connection, item)
-            _match(connection, item)
-        else:
-            _create_live(connection, item)
-        _check_row_count(connection, item)
-        _complete(connection, item)
+        live_tables.bring(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
         [run_id, rolled_back_to],
@@ -389,175 +282,10 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
-def _create_live(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Makes the live table what its staging table is.
-
-    Its key comes later: to index all rows at once is quicker than one by one.
-    """
-    parts = {"live": item.live, "staging": item.staging}
-    connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
-    connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))
-
-
-def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Gives the live table the columns that it does not have yet. Never drops anything."""
-    found = column_types(connection, item.full_name)
-    wanted = column_types(connection, f"{STAGING}.{item.staging_name}")
-    for name, kind in wanted.items():
-        if name not in found:
-            connection.execute(
-                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(item.live, sql.Identifier(name), sql.SQL(kind))
-            )
-        elif found[name] != kind:
-            raise AssayError(
-                f"{item.full_name}.{name} is {found[name]} in Postgres and {kind} in this release; "
-                "nothing was published",
-                f"alter the column, or drop {item.full_name}: Assay never drops a table that may be in use",
-            )
-    if extra := sorted(found.keys() - wanted.keys()):
-        raise AssayError(
-            f"{item.full_name} has a column {extra[0]!r} that this release no longer has; nothing was published",
-            f"let its owner run: ALTER TABLE {item.full_name} DROP COLUMN {extra[0]}",
-        )
-
-
-def _keys(connection: psycopg.Connection[Any], item: Publication) -> dict[str, tuple[bool, list[str]]]:
-    """The keys of the live table, by constraint: whether it is the primary one, and its columns.
-
-    A unique constraint that takes two NULLs for different is somebody else's.
-    """
-    rows = connection.execute(
-        "SELECT conname, contype = 'p', ARRAY("
-        "SELECT attname::text FROM unnest(conkey) WITH ORDINALITY AS k(number, place) "
-        "JOIN pg_attribute ON attrelid = conrelid AND attnum = number ORDER BY place) "
-        "FROM pg_constraint JOIN pg_index ON indexrelid = conindid "
-        "WHERE conrelid = to_regclass(%s) AND (contype = 'p' OR contype = 'u' AND indnullsnotdistinct)",
-        [item.full_name],
-    )
-    return {name: (is_primary, columns) for name, is_primary, columns in rows}
-
-
-def _drop_other_key(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Takes from the live table a key that is no longer the declared one: the rows to come need not fit it.
-
-    Raises AssayError if something outside of Assay rests on it.
-    """
-    for name, (is_primary, columns) in _keys(connection, item).items():
-        if (is_primary, columns) == item.key:
-            continue
-        try:
-            connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(item.live, sql.Identifier(name)))
-        except psycopg.errors.DependentObjectsStillExist:
-            raise AssayError(
-                f"{item.full_name} has the key ({', '.join(columns)}), which this release no longer has, and another "
-                "table refers to it; nothing was published",
-                f"drop the foreign keys that refer to {item.full_name} (psql: \\d {item.full_name}), then run again",
-            ) from None
-        if is_primary:  # its columns stay as they were under it
-            for column in columns:
-                connection.execute(
-                    sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(item.live, sql.Identifier(column))
-                )
-
-
-def _complete(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Brings key, indexes, comments and what the planner knows of the live table up to date."""
-    if item.key not in _keys(connection, item).values():
-        is_primary, names = item.key
-        kind = sql.SQL("PRIMARY KEY" if is_primary else "UNIQUE NULLS NOT DISTINCT")
-        columns = sql.SQL(", ").join(map(sql.Identifier, names))
-        connection.execute(sql.SQL("ALTER TABLE {} ADD {} ({})").format(item.live, kind, columns))
-    for index in item.table.indexes:
-        name = f"{item.name}_by_{'_'.join(index)}"[:63]
-        connection.execute(
-            sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
-                sql.Identifier(name), item.live, sql.SQL(", ").join(map(sql.Identifier, index))
-            )
-        )
-    connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(item.live, sql.Literal(item.table.description)))
-    for column, comment in item.table.columns.items():
-        connection.execute(
-            sql.SQL("COMMENT ON COLUMN {}.{} IS {}").format(item.live, sql.Identifier(column), sql.Literal(comment))
-        )
-    connection.execute(sql.SQL("ANALYZE {}").format(item.live))
-
-
-def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
-    """The columns of a table and their types, in order, as Postgres writes them."""
-    rows = connection.execute(
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [table],
-    )
-    return dict(rows.fetchall())
-
-
-def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Takes out the rows that are gone or differ and puts in the new ones: only what changed costs.
-
-    With an addition, there are only new ones.
-    """
-    columns = list(item.columns)
-    same_key = _same_key(item.table)
-    row = {
-        side: sql.SQL("ROW({})").format(
-            sql.SQL(", ").join(sql.SQL(f"{side}.{{}}").format(sql.Identifier(c)) for c in columns)
-        )
-        for side in "ls"
-    }
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    parts = {"live": item.live, "staging": item.staging, "key": same_key, "names": names, **row}
-    connection.execute(sql.SQL("ANALYZE {staging}").format(**parts))
-    if not item.addition:
-        connection.execute(
-            sql.SQL(
-                "DELETE FROM {live} AS l WHERE NOT EXISTS "
-                "(SELECT FROM {staging} AS s WHERE {key} AND {l} IS NOT DISTINCT FROM {s})"
-            ).format(**parts)
-        )
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {live} ({names}) SELECT {names} FROM {staging} AS s "
-            "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
-        ).format(**parts)
-    )
-
-
-def _check_row_count(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Raises AssayError if the live table has not as many rows as gold."""
-    found = row_count(connection, item)
-    if found != item.state.row_count:
-        raise AssayError(
-            f"{item.full_name}: {item.state.row_count:,} rows in gold, {found:,} in Postgres; nothing was published",
-            f"two rows may share the key ({', '.join(item.table.key)}), or the load was repeated; run again",
-        )
-
-
-def _same_key(table: PublishedTable) -> sql.Composable:
-    """Whether l and s have the same key; as text where a part may be NULL, as IS NOT DISTINCT FROM has no hash."""
-    if table.primary_key:
-        equal = [sql.SQL("l.{0} = s.{0}").format(sql.Identifier(name)) for name in table.primary_key]
-        return sql.SQL(" AND ").join(equal)
-    sides = [sql.SQL(", ").join(sql.Identifier(side, name) for name in table.unique_key) for side in "ls"]
-    return sql.SQL("ROW({})::text = ROW({})::text").format(*sides)
-
-
 def _ensure_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> None:
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
         statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
         connection.execute(statement)
-
-
-def _postgres_type(kind: DataType) -> str:
-    if isinstance(kind, DecimalType):
-        return f"numeric({kind.precision},{kind.scale})"
-    if isinstance(kind, ArrayType):
-        return f"{_postgres_type(kind.elementType)}[]"
-    if type(kind) not in _TYPES:
-        raise ConfigurationError(
-            f"a published column has the type {kind.simpleString()}, which Postgres has no match for"
-        )
-    return _TYPES[type(kind)]
 
 
 def _first_line(error: Exception) -> str:

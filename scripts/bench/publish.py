@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from jobs.engine import embedded, postgres
 from jobs.engine.database import Database
 from jobs.engine.ledger import TableState
-from jobs.engine.postgres import Publication
+from jobs.engine.publication import Publication, publication
 from jobs.engine.session import start_session
 from jobs.engine.sources import PublishedTable
 from jobs.engine.versions import checksum
@@ -53,7 +53,7 @@ def publish(frame: DataFrame, database: Database, run_id: str) -> None:
     counted = frame.agg(F.count("*"), checksum(frame.columns)).first()
     assert counted is not None
     state = TableState("gold/bench/contacts", 0, {}, "", counted[0], str(counted[1]))
-    item: Publication = postgres.publication("contacts", _TABLE, state, frame, "bench")
+    item: Publication = publication("contacts", _TABLE, state, frame, "bench")
     began = time.monotonic()
     with postgres.connect(database) as connection:
         postgres.prepare(connection, {})

@@ -11,7 +11,7 @@ from jobs.engine import postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import TableState
-from jobs.engine.postgres import Addition, Publication
+from jobs.engine.publication import Addition, Publication
 from jobs.engine.sources import PublishedTable
 from jobs.engine.versions import together
 
