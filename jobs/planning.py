@@ -71,6 +71,7 @@ class SourcePlan:
 class PublishPlan:
     """Tables that the next run would publish, and those that it may: if their rows turn out to differ.
 
+    None, if some are `foreign`: another lakehouse has published those, so the run would refuse.
     `release` is the number that the next release gets; None if `unknown` says why the last one cannot be seen.
     """
 
@@ -79,6 +80,7 @@ class PublishPlan:
     will: list[PlannedTable] = field(default_factory=list)
     may: list[PlannedTable] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Plan:
         has_work = any(
             s.read or s.delivered_again or s.set_aside or s.unfinished or s.requests or s.refresh for s in found
         )
-        return not (has_work or self.publish.will or self.publish.may)
+        return not (has_work or self.publish.will or self.publish.may or self.publish.foreign)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -270,6 +272,7 @@ def _plan_publishing(
 ) -> None:
     """Adds the source's published tables to the plan."""
     items = _publications(run, source, refreshed)
+    planned.foreign += publish.of_another_lakehouse(run, items, last.tables)
     # A source that was rolled back stays as it is, unless other rows come out.
     is_held_back = publish.is_held_back([_as_it_was(item, refreshed, last) for item in items], last.tables)
     is_certain = not any(item.state.table_name in refreshed for item in items)
@@ -353,6 +356,9 @@ def _grouped(head: str, tables: Collection[PlannedTable]) -> list[str]:
 
 
 def _publish_lines(plan: PublishPlan) -> list[str]:
+    if plan.foreign:
+        found = f"{', '.join(plan.foreign)}: published from another lakehouse (assay run --take-over)"
+        return [line("would refuse", found)]
     lines = []
     release = f"as release {plan.release}" if plan.release else "as the next release"
     if plan.will:

@@ -223,6 +223,12 @@ def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]
     return known == [item.state.checksum for item in items]
 
 
+def of_another_lakehouse(run: Run, items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> list[str]:
+    """The tables that were published from another lakehouse than the run's."""
+    ours, known = run.ledger.identity(), [(item.full_name, last.get(item.full_name)) for item in items]
+    return [name for name, released in known if released and released.is_of_another(ours)]
+
+
 def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, int]:
     """The newest version of each table of documents."""
     shown = {source.name: newest(run, source).documents for source in sources}
@@ -290,9 +296,7 @@ def _verify_owner(run: Run, items: Sequence[Publication], last: Mapping[str, Rel
     Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
     set. A source each from several lakehouses is fine.
     """
-    ours, known = run.ledger.identity(), [(item.full_name, last.get(item.full_name)) for item in items]
-    foreign = [name for name, released in known if released and released.is_of_another(ours)]
-    if foreign:
+    if foreign := of_another_lakehouse(run, items, last):
         raise AssayError(
             f"{', '.join(foreign)}: published from another lakehouse than {run.settings.lakehouse}, which would take "
             "its place; nothing was published",

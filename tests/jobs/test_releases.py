@@ -1,6 +1,7 @@
 """Rolling back: all tables at once, exports and documents with them, and what the runs after it do."""
 
 import json
+import re
 from pathlib import Path
 
 import psycopg
@@ -44,9 +45,12 @@ def test_another_lakehouse_publishes_over_tables_only_if_told_to(lab: Lab, tmp_p
     def names() -> list[str]:
         return [name for (name,) in lab.query("SELECT first_name FROM restricted.users")]
 
+    foreign = "restricted.users, gold.daily_user_counts, gold.forecast_backtest: published from another lakehouse"
+    assert re.search(rf"would refuse +{foreign} \(assay run --take-over\)", other.assay("plan", "-s", "signups")[1])
+
     code, _, says = other.assay("run", "--source", "signups")
     assert code == 1
-    assert f"forecast_backtest: published from another lakehouse than {other.settings.lakehouse}, which would" in says
+    assert f"{foreign} than {other.settings.lakehouse}, which would" in says
     assert "assay run --take-over" in says
     assert names() == ["Ann"]
 
