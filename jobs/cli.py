@@ -80,7 +80,7 @@ def run(
         bool,
         typer.Option(
             "--take-over",
-            help="Publish over tables that another lakehouse has published. Example: assay run --take-over",
+            help="Take the place of another lakehouse that has published there. Example: assay run --take-over",
         ),
     ] = False,
     wait: WaitOption = 0,
@@ -96,6 +96,10 @@ def run(
     settings, sources = load_settings(), load_sources(source)
     if until is Until.publish:
         given_database(settings)
+    if take_over and (source or until is not Until.publish):
+        raise ConfigurationError(
+            "--take-over is for all sources, raw to Postgres", "leave --source and --until out: assay run --take-over"
+        )
     console = Console(stderr=as_json, soft_wrap=True)
     if sample_if_empty:
         for name in [s.name for s in sources]:

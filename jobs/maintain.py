@@ -161,7 +161,10 @@ def _releases(run: Run, report: Maintenance) -> tuple[Database | None, Kept | No
             report.notes.append(f"nothing was published from here yet, so {gold_stays}")
             return None, None
         with postgres.connect(target) as connection:
-            kept = _kept(connection, run.settings.keep_releases)
+            if postgres.is_of_another(connection, run.ledger.identity()):
+                report.notes.append(f"the newest release in Postgres is from another lakehouse, so {gold_stays}")
+                return None, None
+            kept = _kept(run, connection)
     except AssayError as error:
         report.notes.append(f"{error.message}; which releases to keep is not known, so {gold_stays}")
         return None, None
@@ -170,11 +173,14 @@ def _releases(run: Run, report: Maintenance) -> tuple[Database | None, Kept | No
     return target, kept
 
 
-def _kept(connection: Connection[Any], count: int) -> Kept | None:
+def _kept(run: Run, connection: Connection[Any]) -> Kept | None:
+    """What the newest releases of this lakehouse need."""
     if not postgres.has_tables(connection, *postgres.RELEASES):
         return None
     newest = connection.execute(
-        "SELECT release_id, published_at FROM ops.releases ORDER BY release_id DESC LIMIT %s", [count]
+        "SELECT release_id, published_at FROM ops.releases AS r "
+        "WHERE coalesce(to_jsonb(r) ->> 'lakehouse' = %s, true) ORDER BY release_id DESC LIMIT %s",
+        [run.ledger.identity(), run.settings.keep_releases],
     ).fetchall()
     versions: dict[str, set[int]] = {}
     for release_id, _ in newest:
@@ -218,7 +224,7 @@ def _keep_log(run: Run, path: str, kept: Kept) -> None:
     """
     years = (run.started_at - kept.oldest).days // _YEAR + 2
     wanted = f"interval {years * _YEAR} days"
-    if run.lake.property(path, _LOG_RETENTION) != wanted:
+    if run.lake.table_property(path, _LOG_RETENTION) != wanted:
         run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ('{_LOG_RETENTION}' = '{wanted}')")
 
 

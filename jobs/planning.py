@@ -19,7 +19,6 @@ from jobs.engine.ledger import TableState
 from jobs.engine.listing import SHOWN, line, size, some
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
-from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source
 
 
@@ -71,8 +70,8 @@ class SourcePlan:
 class PublishPlan:
     """Tables that the next run would publish, and those that it may: if their rows turn out to differ.
 
-    None, if some are `foreign`: another lakehouse has published those, so the run would refuse.
-    `release` is the number that the next release gets; None if `unknown` says why the last one cannot be seen.
+    `release` is the number that the next release gets; None if `unknown` says why the last one cannot be seen. Nothing
+    would be published if the last one `is_foreign`: from another lakehouse.
     """
 
     release: int | None = None
@@ -80,7 +79,7 @@ class PublishPlan:
     will: list[PlannedTable] = field(default_factory=list)
     may: list[PlannedTable] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+    is_foreign: bool = False
 
 
 @dataclass
@@ -97,7 +96,7 @@ class Plan:
         has_work = any(
             s.read or s.delivered_again or s.set_aside or s.unfinished or s.requests or s.refresh for s in found
         )
-        return not (has_work or self.publish.will or self.publish.may or self.publish.foreign)
+        return not (has_work or self.publish.will or self.publish.may or self.publish.is_foreign)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -121,6 +120,7 @@ class _LastRelease:
     tables: dict[str, ReleasedTable]
     number: int | None = None
     unknown: str | None = None
+    is_foreign: bool = False
 
 
 def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
@@ -133,11 +133,12 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
         silver.check(run, source)
         for document in source.documents.values():
             documents.folder_of(run.settings.output, document)
-    last = _last_release(run.settings)
-    publishing, plans = PublishPlan(last.number, last.unknown), []
+    last = _last_release(run)
+    publishing, plans = PublishPlan(last.number, last.unknown, is_foreign=last.is_foreign), []
     for source in sources:
         plans.append(_plan_source(run, source))
-        _plan_publishing(run, source, {item.table: item.why for item in plans[-1].refresh}, last, publishing)
+        if not last.is_foreign:
+            _plan_publishing(run, source, {item.table: item.why for item in plans[-1].refresh}, last, publishing)
     return Plan(plans, publishing)
 
 
@@ -248,12 +249,12 @@ def _request(request: Request) -> str:
     return f"{request.kind} {request.batch_id} was asked for (batches {batches}{rule})"
 
 
-def _last_release(settings: Settings) -> _LastRelease:
+def _last_release(run: Run) -> _LastRelease:
     """What the newest release holds. Never starts the embedded Postgres; one that was never made holds nothing."""
     try:
-        database = publish.running_database(settings)
+        database = publish.running_database(run.settings)
         if database is None:
-            if not embedded.exists(settings.database):
+            if not embedded.exists(run.settings.database):
                 return _LastRelease({}, 1)
             return _LastRelease({}, None, "the embedded Postgres is not running (assay db start)")
         with postgres.connect(database, read_only=True) as connection:
@@ -262,7 +263,8 @@ def _last_release(settings: Settings) -> _LastRelease:
             number = connection.execute(
                 "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"
             ).fetchone()
-            return _LastRelease(postgres.published(connection), number[0] if number else None)
+            is_foreign = postgres.is_of_another(connection, run.ledger.identity())
+            return _LastRelease(postgres.published(connection), number[0] if number else None, is_foreign=is_foreign)
     except AssayError as error:
         return _LastRelease({}, None, error.message)
 
@@ -272,7 +274,6 @@ def _plan_publishing(
 ) -> None:
     """Adds the source's published tables to the plan."""
     items = _publications(run, source, refreshed)
-    planned.foreign += publish.of_another_lakehouse(run, items, last.tables)
     # A source that was rolled back stays as it is, unless other rows come out.
     is_held_back = publish.is_held_back([_as_it_was(item, refreshed, last) for item in items], last.tables)
     is_certain = not any(item.state.table_name in refreshed for item in items)
@@ -356,9 +357,8 @@ def _grouped(head: str, tables: Collection[PlannedTable]) -> list[str]:
 
 
 def _publish_lines(plan: PublishPlan) -> list[str]:
-    if plan.foreign:
-        found = f"{', '.join(plan.foreign)}: published from another lakehouse (assay run --take-over)"
-        return [line("would refuse", found)]
+    if plan.is_foreign:
+        return [line("would refuse", "to publish: what is there is from another lakehouse (assay run --take-over)")]
     lines = []
     release = f"as release {plan.release}" if plan.release else "as the next release"
     if plan.will:

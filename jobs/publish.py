@@ -111,14 +111,16 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     """Publishes what has changed since the last release; nothing, if nothing has.
 
     A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
-    Raises AssayError for tables that were published from another lakehouse, unless this one is to `take_over`.
+    Raises AssayError if another lakehouse has published there, unless this one is to `take_over`: then all of it is.
     """
-    items = {source.name: publications(run, source) for source in sources}
+    items, lakehouse = {source.name: publications(run, source) for source in sources}, run.ledger.identity()
     with postgres.connect(target) as connection:
         postgres.prepare(connection, reader_passwords(run.settings))
-        last = postgres.published(connection)
         if not take_over:
-            _verify_owner(run, [item for of_source in items.values() for item in of_source], last)
+            postgres.verify_owner(connection, lakehouse)
+        # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
+        is_foreign = postgres.is_of_another(connection, lakehouse)
+        last = {} if is_foreign else postgres.published(connection)
         held_back = [source for source in sources if is_held_back(items[source.name], last)]
         free = [source for source in sources if source not in held_back]
         considered = [item for source in free for item in items[source.name]]
@@ -143,7 +145,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         changed = [item for item, _ in loaded]
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
-                release_id = postgres.release(connection, run.run_id, run.ledger.identity(), changed, unchanged)
+                release_id = postgres.release(
+                    connection, run.run_id, lakehouse, changed, unchanged, take_over=take_over
+                )
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
             if release_id is not None:
@@ -223,12 +227,6 @@ def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]
     return known == [item.state.checksum for item in items]
 
 
-def of_another_lakehouse(run: Run, items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> list[str]:
-    """The tables that were published from another lakehouse than the run's."""
-    ours, known = run.ledger.identity(), [(item.full_name, last.get(item.full_name)) for item in items]
-    return [name for name, released in known if released and released.is_of_another(ours)]
-
-
 def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, int]:
     """The newest version of each table of documents."""
     shown = {source.name: newest(run, source).documents for source in sources}
@@ -288,21 +286,6 @@ def _addition(
         and live_tables.column_types(connection, item.full_name).keys() == item.columns.keys()
     )
     return Addition(changes.added, released.rows) if is_as_published else None
-
-
-def _verify_owner(run: Run, items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> None:
-    """Raises AssayError if one of the tables was published from another lakehouse, which would not know of it.
-
-    Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
-    set. A source each from several lakehouses is fine.
-    """
-    if foreign := of_another_lakehouse(run, items, last):
-        raise AssayError(
-            f"{', '.join(foreign)}: published from another lakehouse than {run.settings.lakehouse}, which would take "
-            "its place; nothing was published",
-            "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; if this lakehouse is to take the other one's place: "
-            "assay run --take-over",
-        )
 
 
 def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> None:

@@ -148,7 +148,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         for name, published in source.publish.items()
     }
     with postgres.connect(target) as connection, any_version(run.spark):
-        wanted = _wanted(connection, to)
+        wanted = _wanted(run, connection, to)
         if not dry_run:
             postgres.prepare(connection, publish.reader_passwords(run.settings))
         last = postgres.published(connection)
@@ -205,8 +205,15 @@ class _Declared:
         return f"{SOURCES_FOLDER / self.source.name}.yaml, publish.{self.name}"
 
 
-def _wanted(connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
-    """What the release holds. Raises AssayError that says which releases there are, if there is no such one."""
+def _wanted(run: Run, connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
+    """What the release holds. Raises AssayError if there is no such one, or if it is not from this lakehouse."""
+    lakehouse = run.ledger.identity()
+    postgres.verify_owner(connection, lakehouse)
+    if postgres.is_of_another(connection, lakehouse, to):
+        raise AssayError(
+            f"release {to} was published from another lakehouse than {run.settings.lakehouse}; {_UNTOUCHED}",
+            "its rows are there only; go back to a release that was made since this lakehouse took over",
+        )
     wanted = postgres.released(connection, to) if postgres.has_tables(connection, *postgres.RELEASES) else {}
     if not wanted:
         raise AssayError(f"there is no release {to}; {_UNTOUCHED}", "assay releases lists those there are")
@@ -218,12 +225,6 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
     again = "rolling back needs the tables to be declared as they were; or go back to a newer release"
     if declared is None:
         raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", again)
-    if wanted.is_of_another(run.ledger.identity()):
-        raise AssayError(
-            f"{full_name}: release {to} was published from another lakehouse than {run.settings.lakehouse}; "
-            f"{_UNTOUCHED}",
-            "roll back from that one, or mend ASSAY_LAKEHOUSE; or go back to a newer release",
-        )
     path, version = gold_table(declared.source, declared.name), wanted.delta_version
     frame = _version(run, path, version, to)
     state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)

@@ -22,8 +22,12 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'rolled_back_to') THEN
     ALTER TABLE ops.releases ADD COLUMN rolled_back_to BIGINT;
   END IF;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'lakehouse') THEN
+    ALTER TABLE ops.releases ADD COLUMN lakehouse TEXT;
+  END IF;
 END $$;
 COMMENT ON COLUMN ops.releases.rolled_back_to IS 'The release whose rows it shows again, if it was a rollback';
+COMMENT ON COLUMN ops.releases.lakehouse IS 'Identifies the lakehouse that published it; another one may publish here only if told to take over';
 
 CREATE TABLE IF NOT EXISTS ops.release_tables (
   release_id BIGINT NOT NULL REFERENCES ops.releases,
@@ -47,12 +51,6 @@ DO $$ BEGIN
     ALTER TABLE ops.release_tables ADD COLUMN withheld_checksum TEXT;
   END IF;
 END $$;
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.release_tables'::regclass AND attname = 'lakehouse') THEN
-    ALTER TABLE ops.release_tables ADD COLUMN lakehouse TEXT;
-  END IF;
-END $$;
-COMMENT ON COLUMN ops.release_tables.lakehouse IS 'Identifies the lakehouse that has this version; another one publishes over it only if told to take over';
 COMMENT ON COLUMN ops.release_tables.withheld_checksum IS 'Checksum of newer rows that a rollback holds back; they are published when a table of the source changes';
 
 CREATE TABLE IF NOT EXISTS ops.release_documents (

@@ -98,7 +98,7 @@ class Lakehouse:
         checksum = _value(snapshot.checksumOpt())
         return int(checksum.numFiles() if checksum else snapshot.numOfFiles())
 
-    def property(self, table: str, name: str) -> str | None:
+    def table_property(self, table: str, name: str) -> str | None:
         """A property of a table, if it is set."""
         found: str | None = _value(self._snapshot(table).metadata().configuration().get(name))
         return found

@@ -91,20 +91,21 @@ def _keys(connection: psycopg.Connection[Any], item: Publication) -> dict[str, t
 
 
 def _drop_other_key(connection: psycopg.Connection[Any], item: Publication) -> None:
-    """Takes from the live table a key that is no longer the declared one: the rows to come need not fit it.
+    """Takes from a live table that lacks the declared key the one it has: the rows to come need not fit that.
 
     Raises AssayError if something outside of Assay rests on it.
     """
-    for name, (is_primary, columns) in _keys(connection, item).items():
-        if (is_primary, columns) == item.key:
-            continue
+    keys = _keys(connection, item)
+    if item.key in keys.values():
+        return
+    for name, (is_primary, columns) in keys.items():
         try:
             connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(item.live, sql.Identifier(name)))
-        except psycopg.errors.DependentObjectsStillExist:
+        except psycopg.errors.DependentObjectsStillExist as error:
             raise AssayError(
-                f"{item.full_name} has the key ({', '.join(columns)}), which this release no longer has, and another "
-                "table refers to it; nothing was published",
-                f"drop the foreign keys that refer to {item.full_name} (psql: \\d {item.full_name}), then run again",
+                f"{item.full_name} has the key ({', '.join(columns)}), which this release no longer has, and something "
+                f"else rests on it ({error.diag.message_detail}); nothing was published",
+                "drop what rests on it, then run again",
             ) from None
         if is_primary:  # its columns stay as they were under it
             for column in columns:

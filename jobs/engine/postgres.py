@@ -87,27 +87,30 @@ def has_tables(connection: psycopg.Connection[Any], *names: str) -> bool:
 
 
 class ReleasedTable(NamedTuple):
-    """What a release holds of one table.
-
-    `withheld_checksum` is of newer rows that a rollback holds back, if any; `lakehouse` is that of the Delta version,
-    and unknown of a release that an earlier Assay made.
-    """
+    """What a release holds of one table; `withheld_checksum` is of newer rows that a rollback holds back, if any."""
 
     delta_version: int
     row_count: int
     checksum: str
     definition: str
     withheld_checksum: str | None
-    lakehouse: str | None
 
     @property
     def rows(self) -> tuple[int, str]:
         """What tells its rows from others."""
         return self.row_count, self.checksum
 
-    def is_of_another(self, lakehouse: str) -> bool:
-        """Whether it is known to have been published from another lakehouse."""
-        return self.lakehouse not in (None, lakehouse)
+
+def is_of_another(connection: psycopg.Connection[Any], lakehouse: str, release_id: int | None = None) -> bool:
+    """Whether a release, or without a number the newest, is known to have been published from another lakehouse."""
+    if not has_tables(connection, *RELEASES):
+        return False
+    row = connection.execute(
+        "SELECT to_jsonb(r) ->> 'lakehouse' FROM ops.releases AS r WHERE release_id = coalesce(%s::bigint, "
+        "(SELECT max(release_id) FROM ops.releases))",
+        [release_id],
+    ).fetchone()
+    return row is not None and row[0] not in (None, lakehouse)
 
 
 def published(connection: psycopg.Connection[Any]) -> dict[str, ReleasedTable]:
@@ -124,8 +127,8 @@ def released(connection: psycopg.Connection[Any], release_id: int) -> dict[str, 
 def _released(connection: psycopg.Connection[Any], condition: LiteralString, *values: Any) -> dict[str, ReleasedTable]:
     # By way of JSON, a database that an earlier Assay made can be read before it has the newest columns.
     rows = connection.execute(
-        "SELECT table_name, delta_version, row_count, checksum, definition, to_jsonb(t) ->> 'withheld_checksum', "
-        f"to_jsonb(t) ->> 'lakehouse' FROM ops.release_tables AS t WHERE {condition} ORDER BY table_name",
+        "SELECT table_name, delta_version, row_count, checksum, definition, to_jsonb(t) ->> 'withheld_checksum' "
+        f"FROM ops.release_tables AS t WHERE {condition} ORDER BY table_name",
         values,
     )
     return {name: ReleasedTable(*values) for name, *values in rows}
@@ -178,35 +181,54 @@ def release(
     changed: Sequence[Publication],
     unchanged: Sequence[Publication],
     rolled_back_to: int | None = None,
+    *,
+    take_over: bool = False,
 ) -> int | None:
     """Makes every changed table match its staging table and records the release, all in the caller's transaction.
 
     Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one.
+    Raises AssayError if another lakehouse has published meanwhile, unless this one is to `take_over`.
     """
     if not changed:
         return None
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
+    if not take_over:
+        verify_owner(connection, lakehouse)
     for item in changed:
         live_tables.bring(connection, item)
     newest = connection.execute(
-        "INSERT INTO ops.releases (run_id, rolled_back_to) VALUES (%s, %s) RETURNING release_id",
-        [run_id, rolled_back_to],
+        "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse) VALUES (%s, %s, %s) RETURNING release_id",
+        [run_id, rolled_back_to, lakehouse],
     ).fetchone()
     assert newest is not None
     named = [*changed, *unchanged]
     connection.cursor().executemany(
         "INSERT INTO ops.release_tables "
-        "(release_id, table_name, delta_version, row_count, checksum, definition, lakehouse) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s)",
-        [(newest[0], i.full_name, i.state.delta_version, *i.rows, i.definition, lakehouse) for i in named],
+        "(release_id, table_name, delta_version, row_count, checksum, definition) VALUES (%s, %s, %s, %s, %s, %s)",
+        [(newest[0], i.full_name, i.state.delta_version, *i.rows, i.definition) for i in named],
     )
-    columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum, lakehouse"
+    columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum"
     connection.execute(
         f"INSERT INTO ops.release_tables (release_id, {columns}) SELECT %s, {columns} FROM ops.release_tables "
         "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND table_name <> ALL(%s)",
         [newest[0], newest[0], [item.full_name for item in named]],
     )
     return int(newest[0])
+
+
+def verify_owner(connection: psycopg.Connection[Any], lakehouse: str) -> None:
+    """Raises AssayError if the newest release was published from another lakehouse, which would not know of the next.
+
+    Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
+    set. So a database has one lakehouse; what it holds from before that was recorded is anybody's.
+    """
+    if is_of_another(connection, lakehouse):
+        where = f"{connection.info.host}:{connection.info.port}, database {connection.info.dbname}"
+        raise AssayError(
+            f"what is published in Postgres at {where}, is from another lakehouse; nothing was published",
+            "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; if this lakehouse is to take the other one's place: "
+            "assay run --take-over",
+        )
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import publish, releases
+from jobs import cli, publish, releases
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.sources import load_sources
+from jobs.maintain import maintain
 from jobs.releases import Rollback
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import lines
@@ -36,36 +37,41 @@ def shown(lab: Lab) -> dict[str, int]:
     return dict(ages(lab))
 
 
-def test_another_lakehouse_publishes_over_tables_only_if_told_to(lab: Lab, tmp_path: Path, spark: SparkSession) -> None:
+def test_a_lakehouse_takes_the_place_of_another_one_only_if_told_to(
+    lab: Lab, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.land("signups/a.csv", HEADER + "1 1111,Ann,Ash,40,f,2024-01-01\n")
-    assert lab.assay("run", "--source", "signups")[0] == 0
+    lab.run("signups")
     other = Lab(tmp_path / "other", spark, lab.database)
-    other.land("signups/a.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-02\n")
+    other.land("signups/a.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-01\n")
 
     def names() -> list[str]:
         return [name for (name,) in lab.query("SELECT first_name FROM restricted.users")]
 
-    foreign = "restricted.users, gold.daily_user_counts, gold.forecast_backtest: published from another lakehouse"
-    assert re.search(rf"would refuse +{foreign} \(assay run --take-over\)", other.assay("plan", "-s", "signups")[1])
-
+    refusal = "is from another lakehouse"
+    assert re.search(rf"would refuse +to publish: .* {refusal}", other.assay("plan", "-s", "signups")[1])
     code, _, says = other.assay("run", "--source", "signups")
-    assert code == 1
-    assert f"{foreign} than {other.settings.lakehouse}, which would" in says
-    assert "assay run --take-over" in says
-    assert names() == ["Ann"]
+    assert (code, refusal in says, "assay run --take-over" in says) == (1, True, True)
+    assert "another lakehouse, so no file of a gold table" in maintain(other.start(), load_sources()).notes[0]
+    # Not some of the tables: a release is of one lakehouse.
+    assert other.assay("run", "--source", "signups", "--take-over")[0] == 2
+    assert (names(), lab.query("SELECT max(release_id) FROM ops.releases")) == (["Ann"], [(1,)])
 
-    # Each source has its own: that of another one is nobody's yet.
-    other.land("members/a.log", entry(BOB, age=50))
-    other.run("members")
-    assert other.assay("run", "--source", "signups", "--take-over")[0] == 0
+    monkeypatch.setattr(cli, "load_sources", lambda _: load_sources(["signups"]))  # all there are
+    assert other.assay("run", "--take-over")[0] == 0
     assert names() == ["Bob"]
-    assert other.run("signups", "members").release_id is None
-    with pytest.raises(AssayError, match="published from another lakehouse"):
+    assert other.run("signups").release_id is None
+    with pytest.raises(AssayError, match=refusal):
         lab.run("signups")
-    with pytest.raises(AssayError, match=r"release 1 was published from another lakehouse"):
+    with pytest.raises(AssayError, match=refusal):
+        rollback(lab, 1)
+    with pytest.raises(AssayError, match="release 1 was published from another lakehouse"):
         rollback(other, 1)
-    rollback(lab, 1)
-    assert names() == ["Ann"]
+    # Where no row differs, the place is taken, too.
+    lab.land("signups/b.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-01\n")
+    (lab.landing / "signups/a.csv").write_text(HEADER)
+    assert lab.assay("run", "--take-over")[0] == 0
+    assert (names(), lab.run("signups").release_id) == (["Bob"], None)
 
 
 def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_be_done_changes_nothing(
