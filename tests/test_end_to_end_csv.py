@@ -50,6 +50,12 @@ def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> No
     kept = lab.query("SELECT event_id FROM gold.user_activity WHERE org_id = 'org_1' ORDER BY 1")
     assert set(kept) < set(ids)
 
+    # What a.csv was lives on in its copy; rows that both have are one event.
+    lab.land("credits/a.csv", HEADER + ADD + DEDUCT.replace("30.00", "5.00"))
+    lab.run(credits)
+    assert lab.query(BALANCES) == [("org_1", Decimal("35.10")), ("org_2", Decimal("9.00"))]
+    assert lab.account("silver")["credits/a.csv"] == (5, 4, 0, 1, 0)
+
 
 def test_balances_that_do_not_add_up_are_not_published(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     import transforms.credits as module

@@ -202,6 +202,8 @@ def _read(raw: DataFrame, timezone: str) -> DataFrame:
 def _with_event_id(raw: DataFrame) -> DataFrame:
     """`raw` with its fields trimmed, and `event_id` from these and how often they occurred in the file so far.
 
+    A file that was replaced in place is another one from then on, also while a copy keeps its former rows alive.
+
     Decision: the file's name and place are not part of it. Of a row that is three times in one file, and four times in
     an export that overlaps with it, there are four events: nothing is invoiced twice. The price is that equal rows of
     unrelated files are one event, too; the row accounts show them as deduplicated.
@@ -218,7 +220,7 @@ def _with_event_id(raw: DataFrame) -> DataFrame:
     line = F.concat(F.lit("line:"), F.coalesce("_raw", F.lit("")))
     content = F.when(F.col("_is_malformed"), line).when(~F.col("_is_malformed"), measured)
     # Rows with the same content are alike in all that is read of them: which of them is the first does not matter.
-    alike = Window.partitionBy("_source_file", "_content").orderBy(F.col("_row_hash").asc_nulls_last())
+    alike = Window.partitionBy("_batch_id", "_source_file", "_content").orderBy(F.col("_row_hash").asc_nulls_last())
     numbered = F.concat("_content", F.lit("#"), F.row_number().over(alike))
     event_id = F.left(F.sha2(numbered, 256), F.lit(32))
     return fields.withColumn("_content", content).withColumn("event_id", event_id).drop("_content")

@@ -239,7 +239,7 @@ def _with_interaction_id(records: DataFrame) -> DataFrame:
     ids = F.array_join(F.array_sort("customer_ids"), ",")
     content = [F.unix_micros("started_at"), ids, F.lower("channel")]
     # Rows with the same content are alike in all but whether they name an unreadable customer as well.
-    alike = Window.partitionBy("_source_file", *content).orderBy(
+    alike = Window.partitionBy("_batch_id", "_source_file", *content).orderBy(
         F.col("_has_unreadable_customer").asc_nulls_last(), F.col("_row_hash").asc_nulls_last()
     )
     values = [F.coalesce(value.cast("string"), F.lit("")) for value in (F.row_number().over(alike), *content)]

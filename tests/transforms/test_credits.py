@@ -66,7 +66,13 @@ def raw(spark: SparkSession, rows: Iterable[dict[str, Any]]) -> DataFrame:
         engine = {"_source_file": FILE, "_row_hash": text, "_rescued": None, "_raw": text, "_is_malformed": False}
         engine |= {name: fields[name] for name in engine if name in fields}
         lines.append(
-            (1, engine["_source_file"], at("2025-01-01"), *list(engine.values())[1:], *(fields[f] for f in FIELDS))
+            (
+                fields.get("_batch_id", 1),
+                engine["_source_file"],
+                at("2025-01-01"),
+                *list(engine.values())[1:],
+                *(fields[f] for f in FIELDS),
+            )
         )
     return frame_of(spark, lines, BRONZE)
 
@@ -303,6 +309,11 @@ class TestEventId:
         first, second, same, more, one_more = self.ids(spark, {}, {}, again, again, again)
         assert {first, second} < {same, more, one_more}
         assert len({same, more, one_more}) == 3
+
+    def test_the_same_row_in_what_the_file_was_replaced_by_is_the_same_event(self, spark: SparkSession) -> None:
+        first, second, same, one_more = self.ids(spark, {}, {}, {"_batch_id": 2}, {"_batch_id": 2, "credits": "1"})
+        assert same in {first, second}
+        assert one_more not in {first, second}
 
     def test_the_order_of_rows_does_not_matter(self, spark: SparkSession) -> None:
         rows = [{}, {}, {"credits": "1"}, {"credits": "1"}, {"credits": "2"}, {"timestamp": None}, {"timestamp": ""}]
