@@ -1,14 +1,14 @@
 """What Assay remembers between runs, as Delta tables under `<lakehouse>/ops`: files, row accounts, table states."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from threading import Lock, RLock
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.engine.batches import FileEvent, History, Request
@@ -89,6 +89,7 @@ class Ledger:
         # Sources are refined a few at a time, each in a thread of its own.
         self._loading = {table: RLock() for table in (FILES, ACCOUNTS, TABLES)}
         self._writing = Lock()
+        self._stamping = Lock()
 
     def identity(self) -> str:
         """What tells this lakehouse from all others: that of the one table which nothing can make anew."""
@@ -168,8 +169,10 @@ class Ledger:
         """All (source, layer, table, batch) that have accounts."""
         with self._loading[ACCOUNTS]:
             if self._batches is None:
-                rows = self.all_accounts().select("source", "layer", "table_name", "batch_id").distinct().collect()
-                self._batches = {tuple(row) for row in rows}
+                each = self.all_accounts().groupBy("source", "layer", "table_name", "batch_id")
+                rows = [tuple(row) for row in each.agg(_newest()).collect()]
+                self._come_after(newest for *_, newest in rows)
+                self._batches = {(source, layer, table, batch) for source, layer, table, batch, _ in rows}
             return self._batches
 
     def accounts_of(self, source: str, layer: str, table: str) -> set[RowAccount]:
@@ -179,7 +182,7 @@ class Ledger:
         return {RowAccount(**row.asDict()) for row in rows}
 
     def all_accounts(self) -> DataFrame:
-        """Every account ever recorded: ACCOUNT_SCHEMA."""
+        """Every account ever recorded, also those that do not balance: ACCOUNT_SCHEMA."""
         return self._read(ACCOUNTS, ACCOUNT_SCHEMA)
 
     def rejected_files(self) -> DataFrame:
@@ -219,16 +222,20 @@ class Ledger:
         with self._loading[TABLES]:
             if self._states is None:
                 newest = F.max_by(F.struct(*_STATE_COLUMNS), F.struct("recorded_at", "delta_version")).alias("state")
-                rows = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name").agg(newest).select("state.*").collect()
-                states = [TableState(**{**row.asDict(), "inputs": json.loads(row["inputs"])}) for row in rows]
+                each = self._read(TABLES, TABLE_SCHEMA).groupBy("table_name")
+                rows = each.agg(newest, _newest()).select("state.*", "newest").collect()
+                self._come_after(row["newest"] for row in rows)
+                found = [{name: row[name] for name in _STATE_COLUMNS} for row in rows]
+                states = [TableState(**{**state, "inputs": json.loads(state["inputs"])}) for state in found]
                 self._states = {state.table_name: state for state in states}
             return self._states
 
     def record_table_states(self, states: Sequence[TableState]) -> None:
         rows = [{**asdict(state), "inputs": json.dumps(dict(state.inputs), sort_keys=True)} for state in states]
         if rows:
+            known = self.table_states()
             self._append(rows, TABLES, TABLE_SCHEMA)
-            self.table_states().update({state.table_name: state for state in states})
+            known.update({state.table_name: state for state in states})
 
     def _read(self, table: str, schema: str) -> DataFrame:
         if not self._lake.exists(table):
@@ -242,9 +249,24 @@ class Ledger:
         with self._writing:
             frame.write.format("delta").mode("append").save(self._lake.path(table))
 
+    def _come_after(self, recorded: Iterable[int]) -> None:
+        """Has all that follows recorded after these (microseconds since 1970), also where a clock was set back."""
+        with self._stamping:
+            for newest in recorded:
+                self._recorded_at = max(self._recorded_at, _EPOCH + timedelta(microseconds=newest))
+
     def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
-        stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
+        """The rows with the run, and when it began; each time a microsecond later, for of two the newer one counts."""
+        with self._stamping:
+            self._recorded_at += timedelta(microseconds=1)
+            stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
         return local_rows(self._lake.spark, [{**row, **stamp} for row in rows], schema)
 
 
+def _newest() -> Column:
+    """When the newest of some rows was recorded, in microseconds since 1970, as `newest`."""
+    return F.max(F.unix_micros("recorded_at")).alias("newest")
+
+
 _STATE_COLUMNS = list(TableState.__dataclass_fields__)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,33 @@
+"""What the ledger takes for true of what was recorded more than once."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.engine.delta import Lakehouse
+from jobs.engine.ledger import Ledger, RowAccount, TableState
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ACCOUNT = RowAccount("members", "silver", "entries", "members/a.log", 3, 3, 0, 0, 0, 1)
+STATE = TableState("gold/members/member", 5, {"silver/members/entries": 5}, "logic", 3, "7")
+
+
+def test_what_was_recorded_last_counts_within_a_run_and_after_a_clock_was_set_back(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    steps = [(2, NOW), (1, NOW), (0, NOW - timedelta(hours=1))]
+    ledger = Ledger(lake, "run", NOW)
+    for written, began in steps:
+        # Two passes of one run, then a run on a machine whose clock is behind.
+        ledger = ledger if began == NOW else Ledger(lake, "next", began)
+        account = replace(ACCOUNT, rows_written=written, rows_quarantined=3 - written)
+        ledger.record_accounts([account])
+        ledger.record_table_states([replace(STATE, delta_version=written)])
+        seen = Ledger(lake, "reader", NOW)
+        assert seen.accounts_of("members", "silver", "entries") == {account}
+        assert seen.table_states()[STATE.table_name].delta_version == written
+    stamps = [row[0] for row in ledger.all_accounts().select("recorded_at").collect()]
+    assert len(set(stamps)) == len(steps)
