@@ -342,7 +342,7 @@ def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:
 def _add(run: Run, rows: DataFrame, state: TableState) -> TableState:
     """Adds rows to the table, counting and hashing them on the way; returns `state` completed."""
     observed, before = Observation(), run.ledger.table_states()[state.table_name]
-    version = run.lake.append(rows.observe(observed, *metrics(rows.columns)), state.table_name)
+    version = run.lake.append(rows.observe(observed, *metrics(rows)), state.table_name)
     count, total = together((before.row_count, before.checksum), fingerprint(observed.get))
     return replace(state, delta_version=version, row_count=count, checksum=total)
 
@@ -358,7 +358,7 @@ def _write(
     rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
     referenced = {rule.needs[0] for rule in rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
-    measures = [*metrics(frame.columns), *[gate.violations(rule) for rule in rules]]
+    measures = [*metrics(frame), *[gate.violations(rule) for rule in rules]]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *measures).select(*frame.columns)
     version = run.lake.overwrite(watched, state.table_name)
     found = observed.get

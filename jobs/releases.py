@@ -265,7 +265,7 @@ def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
 
 
 def _count(frame: DataFrame) -> tuple[int, str]:
-    row = frame.agg(*metrics(frame.columns)).first()
+    row = frame.agg(*metrics(frame)).first()
     assert row is not None
     return fingerprint(row.asDict())
 
@@ -275,7 +275,8 @@ def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
         raise AssayError(
             f"{item.full_name}: version {item.state.delta_version} has {found[0]:,} rows with checksum {found[1]}; "
             f"release {to} recorded {item.rows[0]:,} with {item.rows[1]}; {_UNTOUCHED}",
-            "the table was made anew since, or changed from outside",
+            "the table was made anew since, or changed from outside; or the release is of an older Assay, which hashed "
+            "rows otherwise",
         )
 
 

@@ -107,7 +107,7 @@ def assert_as_a_whole(lab: Lab, contacts: Source) -> None:
         assert actual == expected, recipe.table
         assert states[recipe.table].row_count == expected.total()
         assert states[recipe.table].delta_version == lab.lake.version(recipe.table)
-        total = lab.table(recipe.table).agg(checksum(lab.table(recipe.table).columns)).collect()[0][0]
+        total = lab.table(recipe.table).agg(checksum(lab.table(recipe.table))).collect()[0][0]
         assert int(states[recipe.table].checksum) == total
     for table, columns in COLUMNS.items():
         rows = [tuple(row) for row in lab.table(f"gold/contacts/{table}").select(*columns.split(", ")).collect()]

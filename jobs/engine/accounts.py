@@ -12,7 +12,7 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger
 
-_FATES = ("rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
+FATES = ("rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
 _FOUND = ("found_written", "found_quarantined")
 _DELIVERY = ["table", "batch_id", "source_file"]
 
@@ -41,7 +41,7 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
         "batch_id",
         "source_file",
         "rows_read",
-        *_FATES,
+        *FATES,
         *[F.lit(0).cast("bigint").alias(found) for found in _FOUND],
     )
     parts = [said.where(F.col("table").isNotNull())]
@@ -51,19 +51,20 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
                 parts.append(_rows(lake.read_log(table), number, found))
     # A union and one aggregation: each delivery's account meets what was found of it, also if one of them is missing.
     union = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
-    sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows_read", *_FATES, *_FOUND)]
-    is_wrong = f"rows_read != {' + '.join(_FATES)} OR rows_written != {_FOUND[0]} OR rows_quarantined != {_FOUND[1]}"
+    sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows_read", *FATES, *_FOUND)]
+    is_wrong = f"rows_read != {' + '.join(FATES)} OR rows_written != {_FOUND[0]} OR rows_quarantined != {_FOUND[1]}"
     wrong = union.groupBy(*_DELIVERY).agg(*sums).where(is_wrong).orderBy(*_DELIVERY).first()
     if wrong is None:
         return
-    table = tables[wrong["table"]].table
-    accounted_for = sum(wrong[name] for name in _FATES)
+    source, table = tables[wrong["table"]].source, tables[wrong["table"]].table
+    accounted_for = sum(wrong[name] for name in FATES)
     place = f"{table.replace('/', '.')} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
     raise AssayError(
         f"{place}: {wrong['rows_read']:,} rows read, {accounted_for:,} accounted for; "
         f"{wrong['rows_written']:,} said to be written and {wrong['found_written']:,} in the table; "
         f"{wrong['rows_quarantined']:,} said to be quarantined and {wrong['found_quarantined']:,} in quarantine",
-        "nothing was published; a transform loses or multiplies rows, or a table was changed from outside",
+        "nothing was published; a transform loses or multiplies rows, or a table was changed from outside: mend that, "
+        f"then have the file's rows refined anew: assay run --source {source} --from <the day it was first read>",
     )
 
 

@@ -159,7 +159,7 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
     """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum."""
     observed = Observation()
-    frame.observe(observed, *metrics(frame.columns)).write.format("jdbc").mode("append").options(
+    frame.observe(observed, *metrics(frame)).write.format("jdbc").mode("append").options(
         url=database.jdbc_url,
         driver="org.postgresql.Driver",
         user=database.user,
@@ -266,9 +266,9 @@ def record_documents(
     )
 
 
-def known_runs(connection: psycopg.Connection[Any], table: str) -> list[str]:
-    """The runs of which an ops table has rows."""
-    return [run_id for (run_id,) in connection.execute(f"SELECT DISTINCT run_id FROM {table}")]
+def known_runs(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str]]:
+    """The sources and runs of which an ops table has rows."""
+    return connection.execute(f"SELECT DISTINCT source, run_id FROM {table}").fetchall()
 
 
 def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: Iterable[Row]) -> None:

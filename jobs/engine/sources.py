@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import PROJECT
+from jobs.engine.versions import WAY_OF_HASHING
 
 SOURCES_FOLDER = Path("conf/sources")
 Transform = Callable[..., DataFrame]
@@ -373,12 +374,15 @@ class Source(_Strict):
         return {"timezone": self.timezone, **self.parameters}
 
     def logic(self) -> str:
-        """A fingerprint of the source's file and code: when it changes, gold is computed anew though no row changed."""
+        """A fingerprint of the source's file and code: when it changes, gold is computed anew though no row changed.
+
+        How rows are hashed belongs to the code: what was recorded of them otherwise would not hold.
+        """
         transforms = PROJECT / "transforms"
         files = [PROJECT / SOURCES_FOLDER / f"{self.name}.yaml", *sorted((transforms / "shared").glob("*.py"))]
         own = transforms / f"{self.name}.py"
         files += [own] if own.exists() else sorted((transforms / self.name).glob("*.py"))
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(str(WAY_OF_HASHING).encode())
         for file in files:
             digest.update(file.read_bytes())
         return digest.hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Older versions of Delta tables: being allowed to read them, and telling whether rows are those that were recorded."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StructField
 
 from jobs.engine.landing import hadoop_configuration
 from jobs.engine.session import jvm, session_settings
@@ -19,14 +20,32 @@ _GONE = ("DELTA_VERSION_NOT_FOUND", "DELTA_LOG_FILE_NOT_FOUND", "DELTA_TRUNCATED
 _NO_FILE = ("FILE_NOT_EXIST", "FileNotFoundException", "DELTA_FILE_NOT_FOUND", "PATH_NOT_FOUND", "PATH_DOES_NOT_EXIST")
 
 
-def checksum(columns: Sequence[str]) -> Column:
-    """The sum of the rows' hashes, independent of their order; NULL if there are no rows."""
-    return F.sum(F.xxhash64(*columns).cast("decimal(38,0)"))
+def checksum(frame: DataFrame) -> Column:
+    """The sum of the rows' hashes, independent of their order; NULL if there are no rows.
+
+    Whoever changes it gives WAY_OF_HASHING another number.
+    """
+    parts = [part for field in frame.schema for part in _hashed(field)]
+    return F.sum(F.xxhash64(*parts).cast("decimal(38,0)"))
 
 
-def metrics(columns: Sequence[str]) -> list[Column]:
+WAY_OF_HASHING = 2  # checksums that were recorded with another number cannot be compared
+
+
+def _hashed(field: StructField) -> list[Column]:
+    """What is hashed of a column, in such an order that no two values run into the same.
+
+    Spark leaves out NULLs and hashes an array as its elements, as if they were columns of their own.
+    """
+    value = F.col(f"`{field.name}`")
+    if not isinstance(field.dataType, ArrayType):
+        return [value.isNull(), value]
+    return [value.isNull(), F.size(value), F.transform(value, lambda element: element.isNull()), value]
+
+
+def metrics(frame: DataFrame) -> list[Column]:
     """What tells rows from others, as aggregates: how many they are (`rows`), and their `checksum`."""
-    return [F.count(F.lit(1)).alias("rows"), checksum(columns).alias("checksum")]
+    return [F.count(F.lit(1)).alias("rows"), checksum(frame).alias("checksum")]
 
 
 def fingerprint(found: Mapping[str, Any]) -> tuple[int, str]:
