@@ -227,9 +227,7 @@ def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) 
         if reasons:
             changing.add(target)
             planned.refresh.append(PlannedTable(target, "; ".join(reasons)))
-            quarantine = silver.quarantine_table(source, table)
-            if run.lake.written_through(quarantine, writer) < done:  # a crash may have left it ahead of the table
-                changing.add(quarantine)
+            changing.add(silver.quarantine_table(source, table))
     return changing
 
 

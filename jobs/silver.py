@@ -58,12 +58,16 @@ class Scope:
     dead: frozenset[tuple[int, str]]
     request: Request | None = None
 
-    def covers(self) -> Column:
-        """Whether a row is of the batches that this pass takes."""
-        number = F.col("_batch_id")
+    @property
+    def where(self) -> str:
+        """SQL: whether a row is of the batches that this pass takes."""
         if self.request and not self.rebuild:
-            return number.isin(*self.request.batches)
-        return (number > self.after) & (number <= self.through)
+            return f"_batch_id IN ({', '.join(map(str, self.request.batches))})"
+        return f"_batch_id > {self.after} AND _batch_id <= {self.through}"
+
+    def covers(self) -> Column:
+        """The same as a column."""
+        return F.expr(self.where)
 
 
 def silver_table(source: Source, table: str) -> str:
@@ -146,10 +150,12 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
-        # to the same effect.
-        already = run.lake.written_through(quarantine, writer) if _is_append(scope) else 0
-        quarantined = _quarantined(held_back.where(F.col("_batch_id") > already), declared)
-        _write(run, quarantined, quarantine, writer, scope)
+        # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
+        quarantined = _quarantined(held_back, declared)
+        if run.lake.written_through(quarantine, writer) > run.lake.written_through(target, writer):
+            run.lake.replace(quarantined, quarantine, scope.where)
+        else:
+            _write(run, quarantined, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, source, table, accounts))
         report = _report(accounts, results)
         has_duplicates = report.rows_deduplicated + report.rows_superseded > 0
@@ -173,10 +179,6 @@ def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> Dat
 
 def silver_writer(source: Source, table: str) -> str:
     return f"silver:{source.name}/{table}"
-
-
-def _is_append(scope: Scope) -> bool:
-    return not scope.rebuild and scope.request is None
 
 
 def _write(run: Run, rows: DataFrame, table: str, writer: str, scope: Scope) -> None:

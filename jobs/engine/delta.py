@@ -157,6 +157,10 @@ class Lakehouse:
         writer = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
         return self._write(_replacing(writer, self.exists(table)), table)
 
+    def replace(self, frame: DataFrame, table: str, where: str) -> int:
+        """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
+        return self._write(frame.write.mode("overwrite").options(mergeSchema="true", replaceWhere=where), table)
+
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table that is there; returns the new version."""
         return self._write(frame.write.mode("append"), table)

@@ -183,7 +183,7 @@ def test_a_plan_is_what_the_run_does_from_the_first_file_to_the_last(lab: Lab, m
 def crashed(lab: Lab, module: Any, function: str, *sources: Source) -> None:
     """A run that is killed where it calls `function`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, function, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module, function, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_sources(lab.start(), sources, "bronze", "publish")
 

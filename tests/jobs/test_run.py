@@ -6,12 +6,16 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import run as run_job
+from jobs import silver
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import RowAccount
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source, load_sources
 from scripts.proof.world import entry, first_delivery
+from tests.jobs.test_planning import crashed
 from tests.lab import Lab, with_gold
+from tests.test_end_to_end import line, lines
+from tests.test_end_to_end_replay import relaxed
 
 
 def that_fails(source: Source) -> Source:
@@ -45,6 +49,17 @@ def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab
     logs = [file.read_text() for file in Path(lab.lake.root).glob("*/*/*/_delta_log/*.json")]
     assert any("_batch_id" in text for text in logs)
     assert [text for text in logs if "Ann" in text or "junk" in text] == []
+
+
+def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_now(lab: Lab) -> None:
+    strict = with_gold("contacts", "contacts")
+    lax = relaxed(strict, "has_counselor")
+    for name, minute, before, now in (("a", 1, strict, lax), ("b", 2, lax, strict)):
+        lab.land(f"contacts/{name}.jsonl", lines(minute) + line(counselors="[]", call_rating=minute))
+        crashed(lab, silver, "_report", before)  # quarantine is written by then, and silver is not
+        lab.run(now)
+    assert lab.account("silver") == {"contacts/a.jsonl": (2, 2, 0, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
+    assert lab.table("silver/contacts/contacts").count() == 3
 
 
 def test_rules_are_checked_before_any_data_is_read_unless_the_same_ones_have_made_the_tables(
