@@ -173,9 +173,11 @@ def _append_to(
     run: Run, source: Source, raw: str, batch_id: int, files: list[FileEvent], report: BronzeReport
 ) -> list[FileEvent]:
     """Appends to one raw table what the files have of it; returns the files less those that cannot be read."""
+    may_read_folders = source.raw[raw].format == "lines"
     while paths := [file.source_file for file in files if raw in source.raw_tables_of(file.source_file)]:
+        folders = _whole_folders(paths, listing(run, source)) if may_read_folders else []
         try:
-            rows, unfit = _read(run, source, raw, paths)
+            rows, unfit = _read(run, source, raw, paths, folders)
             files = _without(run, source, files, unfit, report)
             if rows is not None:
                 run.lake.append_once(
@@ -184,6 +186,10 @@ def _append_to(
             break
         except (PySparkException, Py4JJavaError) as error:
             broken = failed_file(error, paths)
+            if broken is None and folders:
+                # Perhaps a file that the folder has beside those of the batch: one that was set aside, say.
+                may_read_folders = False
+                continue
             if broken is None:
                 raise
             files = _without(run, source, files, {broken[0]: f"the file could not be read: {broken[1]}"}, report)
@@ -206,12 +212,16 @@ def _named_file(source: Source) -> str | None:
     return os.environ.get(source.one_file) or None if source.one_file else None
 
 
-def _read(run: Run, source: Source, raw: str, paths: list[str]) -> tuple[DataFrame | None, dict[str, str]]:
-    """The rows of a raw table in the files, if there are any, and why some of the files do not suit."""
+def _read(
+    run: Run, source: Source, raw: str, paths: list[str], folders: list[str]
+) -> tuple[DataFrame | None, dict[str, str]]:
+    """The rows of a raw table in the files, if there are any, and why some of the files do not suit.
+
+    Lines are read from `folders` as a whole.
+    """
     root, _ = _landing(run, source)
     declared = source.raw[raw]
     if declared.format == "lines":
-        folders = _whole_folders(paths, listing(run, source))
         return read_lines(run.spark, root, paths, whole_folders=folders, arrival_order=declared.arrival_order), {}
     frames: list[DataFrame] = []
     unfit: dict[str, str] = {}

@@ -1,9 +1,13 @@
 """Members, raw lines to Postgres and to one file a member: order of arrival, entries again, very many small files."""
 
+import gzip
 import json
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
+from jobs import bronze
 from tests.lab import Lab, with_gold
 
 ANN, BOB, CYD = "ada6ee1abc22511c", "b0b6ee1abc22511c", "c1d6ee1abc22511c"
@@ -79,9 +83,7 @@ def test_the_newest_entry_of_a_member_counts_and_only_changed_members_are_writte
 
 
 def test_very_many_small_files_are_read_as_folders_and_each_is_accounted_for(lab: Lab) -> None:
-    from jobs.bronze import MANY_FILES
-
-    count = MANY_FILES + 20
+    count = bronze.MANY_FILES + 20
     for number in range(count):
         lab.land(f"members/member-{number:016x}.log", entry(f"{number:016x}"))
     lab.run("members", until="silver")
@@ -89,3 +91,15 @@ def test_very_many_small_files_are_read_as_folders_and_each_is_accounted_for(lab
     accounts = lab.account("silver")
     assert len(accounts) == count
     assert set(accounts.values()) == {(1, 1, 0, 0, 0)}
+
+
+def test_in_a_folder_that_is_read_whole_a_broken_file_is_set_aside_and_the_others_go_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bronze, "MANY_FILES", 2)
+    for member in (ANN, BOB, CYD):
+        lab.land(f"members/member-{member}.log", entry(member))
+    lab.land("members/cut.log.gz", gzip.compress(entry(ANN, age=50).encode() * 60)[:-20])
+    summary = lab.run("members", until="bronze")
+    assert [text.partition(":")[0] for text in summary.set_aside] == ["members/cut.log.gz"]
+    assert lab.account("bronze") == {f"members/member-{member}.log": (1, 1, 0, 0, 0) for member in (ANN, BOB, CYD)}
