@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import os
 from typing import Any
 
 import psycopg
@@ -133,15 +134,24 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
     lab.land("contacts/cut.jsonl.gz", gzip.compress(lines(*range(60)).encode())[:-20])
     lab.land("contacts/not bzip.jsonl.bz2", b"garbage" * 20)
     lab.land("contacts/empty.jsonl", "")
+    lab.land("contacts/empty.jsonl.gz", gzip.compress(b""))
+    lab.land("contacts/empty.jsonl.bz2", bz2.compress(b""))
+    (lab.landing / os.fsdecode(b"contacts/caf\xe9.jsonl")).write_text(lines(7))
     lab.land("contacts/.hidden.jsonl", lines(4))
     lab.land("contacts/mixed.jsonl", b"\xef\xbb\xbf" + lines(5, 6).replace("\n", "\r\n").encode() + NOT_UTF8)
+    code, planned, error = lab.assay("plan", "--source", "contacts")
+    assert (code, "contacts/caf\\xe9.jsonl" in planned) == (0, True), planned + error
     summary = lab.run("contacts", until="silver")
     rejected = {row["source_file"]: row["reason"] for row in lab.start().ledger.rejected_files().collect()}
-    assert sorted(rejected) == ["contacts/cut.jsonl.gz", "contacts/empty.jsonl", "contacts/not bzip.jsonl.bz2"]
-    assert rejected["contacts/empty.jsonl"] == "the file is empty"
+    empty = ["contacts/empty.jsonl", "contacts/empty.jsonl.bz2", "contacts/empty.jsonl.gz"]
+    foreign = "contacts/caf\\xe9.jsonl"
+    assert sorted(rejected) == [foreign, "contacts/cut.jsonl.gz", *empty, "contacts/not bzip.jsonl.bz2"]
+    assert {rejected[path] for path in empty} == {"the file is empty"}
+    assert rejected[foreign] == "its name is not UTF-8: rename it"
     assert "could not be read" in rejected["contacts/cut.jsonl.gz"]
-    assert len(summary.set_aside) == 3
-    assert lab.run("contacts", until="bronze").set_aside == []
+    assert len(summary.set_aside) == 6
+    again = lab.run("contacts", until="bronze")
+    assert (again.set_aside, again.sources[0].files) == ([], "nothing new")
 
     # CRLF and a byte order mark are no part of a line; bytes that are not UTF-8 hold it back.
     assert lab.table("silver/contacts/contacts").count() == 5

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.engine.landing import LandingFile, Unreadable
+from jobs.engine.landing import EMPTY, LandingFile, Unreadable
 
 Status = Literal["loaded", "known", "rejected"]
 Delivery = tuple[int, str]
@@ -163,11 +163,12 @@ def plan(
     # The oldest first: of two files with one content, the later one is the copy.
     oldest_first = sorted(listing, key=lambda file: (file.modified_at, file.path))
     changed = [file for file in oldest_first if not _is_seen(file, seen.get(file.path))]
-    contents = hash_contents([file.path for file in changed if file.size > 0])
+    unfit = {file.path: Unreadable(file.unfit) for file in changed if file.unfit}
+    contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1
     events = []
     for file in changed:
-        content = contents.get(file.path, Unreadable("the file is empty"))
+        content = contents.get(file.path, EMPTY)
         status: Status
         if isinstance(content, Unreadable):
             status, content_hash, reason = "rejected", None, content.reason

@@ -6,6 +6,7 @@ Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`
 import bz2
 import gzip
 import hashlib
+import os
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +27,15 @@ _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz
 
 @dataclass(frozen=True)
 class LandingFile:
-    """One raw file as it was listed. `modified_at` is in milliseconds since 1970."""
+    """One raw file as it was listed. `modified_at` is in milliseconds since 1970.
+
+    A name that is not UTF-8, which Spark cannot open, is `unfit`; `path` then shows its other bytes as `\\xe9`.
+    """
 
     path: str
     size: int
     modified_at: int
+    unfit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class Unreadable:
     """Why a file could not be read."""
 
     reason: str
+
+
+EMPTY = Unreadable("the file is empty")
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
@@ -51,7 +59,7 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:
-    """SHA-256 of each file's bytes, or why it could not be read. Files are streamed: their size does not matter.
+    """SHA-256 of each file's bytes, or why it is not to be read. Files are streamed: their size does not matter.
 
     Compressed files are read to their end: of a broken .bz2, Spark would silently read the blocks it finds.
     """
@@ -76,7 +84,10 @@ def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
         except FileNotFoundError:  # taken away since the listing: it was never there
             continue
         if path.is_file():
-            yield LandingFile(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns // 1_000_000)
+            named = path.relative_to(root).as_posix()
+            shown = os.fsencode(named).decode("utf-8", "backslashreplace")
+            unfit = None if shown == named else "its name is not UTF-8: rename it"
+            yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
 
 
 def _hash_local(root: Path, path: str) -> str | Unreadable:
@@ -85,6 +96,8 @@ def _hash_local(root: Path, path: str) -> str | Unreadable:
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
         if opener := _DECOMPRESSORS.get(Path(path).suffix):
             with opener(root / path) as stream:
+                if not stream.read(_CHUNK):
+                    return EMPTY
                 while stream.read(_CHUNK):
                     pass
         return content_hash
@@ -112,7 +125,8 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
         codec = java.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
         if codec is not None:
             with closing(codec.createInputStream(file_system.open(file))) as stream:
-                java.org.apache.commons.io.IOUtils.consume(stream)
+                if java.org.apache.commons.io.IOUtils.consume(stream) == 0:
+                    return EMPTY
         return content_hash
     except Py4JJavaError as error:
         return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}")
