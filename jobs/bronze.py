@@ -229,7 +229,7 @@ def _read(
         frames.append(workbooks.read_workbooks(run.spark, root, books, _sheet(declared)))
     if files := [path for path in paths if not source.is_workbook(path)]:
         wanted = declared.columns, declared.required_columns, declared.aliases
-        forms, unfit = inspect(run.spark, root, files, *wanted)
+        forms, unfit = inspect(run.spark, root, files, *wanted, needs_rows=declared.full_extract)
         if forms:
             frames.append(read_csv(run.spark, root, forms, declared.columns))
     return (reduce(DataFrame.unionByName, frames) if frames else None), unfit
@@ -242,7 +242,8 @@ def _whole_folders(paths: list[str], listing: Sequence[LandingFile]) -> list[str
 
 
 def _sheet(raw: RawTable) -> workbooks.Sheet:
-    return workbooks.Sheet(tuple(raw.sheets), tuple(raw.columns), tuple(raw.required_columns), raw.aliases)
+    columns, required = tuple(raw.columns), tuple(raw.required_columns)
+    return workbooks.Sheet(tuple(raw.sheets), columns, required, raw.aliases, needs_rows=raw.full_extract)
 
 
 def _without(

@@ -2,6 +2,8 @@
 
 from datetime import date, datetime
 
+from jobs.bronze import history
+from jobs.engine.sources import load_sources
 from tests.jobs.engine.test_workbooks import workbook
 from tests.lab import Lab
 
@@ -60,3 +62,16 @@ def test_a_workbook_then_newer_sheets_then_the_workbook_again(lab: Lab) -> None:
     lab.run("interactions")
     assert (7, "Email", 1) in lab.query(COUNTS)
     assert lab.account("silver")["interactions/interactions_2.csv"] == (2, 0, 0, 0, 2)
+
+
+def test_a_full_extract_without_rows_replaces_nothing(lab: Lab) -> None:
+    header = "Customer_Id,Occupation,Type\n"
+    lab.land("interactions/customers_1.csv", header + "1,Nurse,Private\n", at=1_700_000_000)
+    lab.land("interactions/customers_2.csv", header, at=1_700_000_001)
+    lab.land("interactions/all.xlsx", workbook({**SHEETS, "Products of discussion": PRODUCTS[:1]}), at=1_700_000_002)
+    assert lab.run("interactions", until="bronze").set_aside == [
+        "interactions/all.xlsx: sheet Products of discussion is empty: it has no row below its header",
+        "interactions/customers_2.csv: the file is empty: it has no row below its header",
+    ]
+    source = load_sources(["interactions"])[0]
+    assert history(lab.start(), source, "customers").live() == {(1, "interactions/customers_1.csv")}

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from jobs.engine.landing import Unreadable, hadoop_configuration, hadoop_path, local_path
+from jobs.engine.landing import EMPTY, Unreadable, hadoop_configuration, hadoop_path, local_path
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
 from jobs.engine.session import jvm
@@ -35,6 +35,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _HEAD_BYTES = 64 * 1024
 _BLANK = bytes(range(0x21))  # what Spark's reader counts as white space when it skips blank lines
 _BLANK_LINES = re.compile(r"\A[\x00-\x20]*\n")
+_NOT_BLANK = r"\A\x{feff}?+[\x00-\x20]*+[^\x00-\x20]"
 _MAX_FIELDS = 20_000  # from_csv fails on a record with more than 20,480
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
 _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
@@ -55,6 +56,15 @@ class CsvForm:
     needs_multiline: bool
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The first record of a file: what is between its fields, their names, how many lines it has that are not blank."""
+
+    delimiter: str
+    names: tuple[str, ...]
+    lines: int
+
+
 def inspect(
     spark: SparkSession,
     root: str,
@@ -62,14 +72,18 @@ def inspect(
     columns: Sequence[str],
     required: Sequence[str],
     aliases: Mapping[str, str] | None = None,
+    *,
+    needs_rows: bool = False,
 ) -> tuple[dict[str, CsvForm], dict[str, str]]:
     """The form of each file that can be read, and why each other file cannot.
+
+    With `needs_rows`, a file with a header alone is as good as empty.
 
     Takes the head of every file, then one pass over all of them (encoding, line ends in quotes). Reasons never quote
     the file: the first line of one without a header is personal data.
     """
     paths = list(paths)
-    headers: dict[str, tuple[str, tuple[str, ...]]] = {}
+    headers: dict[str, _Header] = {}
     reasons: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
         for path, head in zip(paths, pool.map(partial(_head, spark, root), paths), strict=True):
@@ -78,7 +92,13 @@ def inspect(
                 reasons[path] = found.reason
             else:
                 headers[path] = found
-    return _forms(spark, root, headers), reasons
+    forms = {}
+    for path, form in _forms(spark, root, headers, needs_rows=needs_rows).items():
+        if isinstance(form, Unreadable):
+            reasons[path] = form.reason
+        else:
+            forms[path] = form
+    return forms, reasons
 
 
 def read_csv(spark: SparkSession, root: str, forms: Mapping[str, CsvForm], columns: Sequence[str]) -> DataFrame:
@@ -142,25 +162,25 @@ def _head_hadoop(spark: SparkSession, file: str) -> bytes:
 
 def _read_header(
     head: bytes, columns: Sequence[str], required: Sequence[str], aliases: Mapping[str, str]
-) -> tuple[str, tuple[str, ...]] | Unreadable:
-    """Delimiter and column names. The delimiter is the one that makes most of the contract's names appear."""
+) -> _Header | Unreadable:
+    """The header of a file. Its delimiter is the one that makes most of the contract's names appear."""
     content = head.removeprefix(b"\xef\xbb\xbf")
     if not content.strip(_BLANK):
-        return Unreadable("the file is empty")
+        return EMPTY
     text = _BLANK_LINES.sub("", content.decode("iso-8859-1"))
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or "\0" in text.partition("\n")[0]:
         return Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
     known = {column.lower() for column in columns}
-    found: dict[str, tuple[str, ...]] = {}
+    found: list[_Header] = []
     for delimiter in _DELIMITERS:
-        names = _names(text, delimiter, is_cut=len(head) == _HEAD_BYTES)
-        if isinstance(names, Unreadable):
-            return names
-        found[delimiter] = tuple(column_names(names, columns, aliases))
-    delimiter = max(_DELIMITERS, key=lambda candidate: len(known.intersection(found[candidate])))
-    header = found[delimiter]
+        first = _first_record(text, delimiter, is_cut=len(head) == _HEAD_BYTES)
+        if isinstance(first, Unreadable):
+            return first
+        found.append(replace(first, names=tuple(column_names(first.names, columns, aliases))))
+    chosen = max(found, key=lambda candidate: len(known.intersection(candidate.names)))
+    header = chosen.names
     if not known.intersection(header):
-        fields = max(len(names) for names in found.values())
+        fields = max(len(candidate.names) for candidate in found)
         return Unreadable(
             f"none of the {fields} fields of its first line is a known column: it has no header, or is another kind of "
             f"file (required: {', '.join(required) or 'at least one known column'})"
@@ -169,20 +189,22 @@ def _read_header(
         return Unreadable(f"its header lacks required columns: {', '.join(missing)}")
     if twice := next((i for i, name in enumerate(header) if name in header[:i]), None):
         return Unreadable(f"columns {header.index(header[twice]) + 1} and {twice + 1} of its header have the same name")
-    return delimiter, header
+    return chosen
 
 
-def _names(text: str, delimiter: str, *, is_cut: bool) -> tuple[str, ...] | Unreadable:
-    """The fields of the first record of `text` (bytes as ISO-8859-1)."""
+def _first_record(text: str, delimiter: str, *, is_cut: bool) -> _Header | Unreadable:
+    """The first record of `text` (bytes as ISO-8859-1), with its fields as they are."""
     stream = io.StringIO(text, newline="\n")
     try:
         fields = next(csv.reader(stream, delimiter=delimiter))
     except csv.Error:
         return Unreadable("its lines end in CR alone: they must end in LF or CRLF")
-    is_whole_text = stream.tell() == len(text)
+    end = stream.tell()
+    is_whole_text = end == len(text)
     if is_whole_text and (is_cut or text.count('"') % 2):
         return Unreadable("its header does not end: a quote is not closed, or it is over 64 KiB")
-    return tuple(_decoded(field) for field in fields)
+    lines = sum(1 for line in text[:end].split("\n") if line.strip(_BLANK.decode("iso-8859-1")))
+    return _Header(delimiter, tuple(_decoded(field) for field in fields), lines)
 
 
 def _decoded(text: str) -> str:
@@ -197,27 +219,37 @@ def _decoded(text: str) -> str:
 # The pass over all files
 
 
-def _forms(spark: SparkSession, root: str, headers: Mapping[str, tuple[str, tuple[str, ...]]]) -> dict[str, CsvForm]:
-    """The forms of files whose delimiter and header are known: what only their whole content can tell."""
+def _forms(
+    spark: SparkSession, root: str, headers: Mapping[str, _Header], *, needs_rows: bool
+) -> dict[str, CsvForm | Unreadable]:
+    """The forms of files whose header is known: what only their whole content can tell."""
     if not headers:
         return {}
     paths_by_delimiter = defaultdict(list)
-    for path, (delimiter, _) in headers.items():
-        paths_by_delimiter[delimiter].append(path)
-    counts = [_counts(spark, root, paths, delimiter) for delimiter, paths in paths_by_delimiter.items()]
-    forms = {}
+    for path, header in headers.items():
+        paths_by_delimiter[header.delimiter].append(path)
+    counts = [
+        _counts(spark, root, paths, delimiter, with_lines=needs_rows) for delimiter, paths in paths_by_delimiter.items()
+    ]
+    forms: dict[str, CsvForm | Unreadable] = {}
     for row in reduce(DataFrame.unionByName, counts).collect():
-        delimiter, header = headers[row["_source_file"]]
+        header = headers[row["_source_file"]]
+        if needs_rows and row["lines"] <= header.lines:
+            forms[row["_source_file"]] = Unreadable(f"{EMPTY.reason}: it has no row below its header")
+            continue
         # A file in UTF-8 with some damage, such as an end in mid-character, remains UTF-8.
         encoding = WINDOWS_1252 if row["invalid_lines"] > row["multibyte_lines"] else UTF_8
         # A quote that no line closes is damage (a file cut off, say), and must not swallow the lines below it.
         needs_multiline = row["opening_lines"] > 0 and row["closing_lines"] > 0
-        forms[row["_source_file"]] = CsvForm(delimiter, header, encoding, needs_multiline)
+        forms[row["_source_file"]] = CsvForm(header.delimiter, header.names, encoding, needs_multiline)
     return forms
 
 
-def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str) -> DataFrame:
-    """One row per file: numbers of lines of the kinds that decide its encoding and whether lines are records."""
+def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str, *, with_lines: bool) -> DataFrame:
+    """One row per file: numbers of lines of the kinds that decide its encoding and whether lines are records.
+
+    With `with_lines`, also that of all lines that are not blank.
+    """
     lines = _lines(spark, root, paths)
     is_closing = F.col("_line").rlike(rf'\A(?:[^"]++|"")*+" *(?:{re.escape(delimiter)}|\r*\z)')
     is_valid = F.is_valid_utf8("_line")
@@ -226,6 +258,7 @@ def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str) ->
         F.count_if(is_valid & (F.octet_length("_line") > F.char_length("_line"))).alias("multibyte_lines"),
         F.count_if(_ends_in_quotes(F.col("_line"), delimiter)).alias("opening_lines"),
         F.count_if(is_closing).alias("closing_lines"),
+        *[F.count_if(F.col("_line").rlike(_NOT_BLANK)).alias("lines")] * with_lines,
     )
 
 

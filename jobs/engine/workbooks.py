@@ -23,16 +23,20 @@ ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<ST
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is wanted of one sheet. `names`: what it may be called, compared without case, blanks and `_` alike."""
+    """What is wanted of one sheet. `names`: what it may be called, compared without case, blanks and `_` alike.
+
+    One that `needs_rows` is as good as empty with a header alone.
+    """
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
     required: tuple[str, ...]
     aliases: Mapping[str, str]
+    needs_rows: bool = False
 
 
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
-    """Why workbooks are unfit: a reason for each that cannot be opened, or lacks a sheet or one of its columns.
+    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows.
 
     Reasons never quote a cell: it may be personal data.
     """
@@ -83,8 +87,9 @@ def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
                     return file["_source_file"], lacking
                 if twice := [name for name in sheet.columns if names.count(name) > 1]:
                     return file["_source_file"], f"sheet {sheet.names[0]}: two columns are {twice[0]}"
-                for _ in lines:  # all of it, so that damage further down is found before anything is written
-                    pass
+                # All of it, so that damage further down is found before anything is written.
+                if not sum(1 for _ in lines) and sheet.needs_rows:
+                    return file["_source_file"], f"sheet {sheet.names[0]} is empty: it has no row below its header"
     except Exception as error:  # openpyxl raises whatever the damage leads to
         return file["_source_file"], f"the workbook could not be read: {_kind(error)}"
     return file["_source_file"], None

@@ -219,6 +219,27 @@ def test_a_file_with_a_header_alone_has_no_rows(landing: Landing) -> None:
     assert landing.rows(files) == []
 
 
+def test_where_rows_are_needed_a_header_alone_is_as_good_as_empty(landing: Landing) -> None:
+    header_alone = {
+        "a.csv": b"id,name,city\n",
+        "b.csv": b"\xef\xbb\xbf\r\nid,name,city",
+        "c.csv.gz": gzip.compress(b"\n id\r\n"),
+        "over_lines.csv": b'id,"more\n\nthan a line"\n',
+        "blank_lines.csv": b"id;name\n" + b" \r\n" * 40_000,
+    }
+    with_rows = {
+        "row.csv": b"id,name,city\n1,Ann,Oslo",
+        "row_far_below.csv": b"id;name\n" + b" \r\n" * 40_000 + b"1;Ann\n",
+        "row_below_lines.csv": b'\xef\xbb\xbfid,"more\n\nthan a line"\n1,\n',
+    }
+    paths = landing.write({**header_alone, **with_rows})
+
+    forms, reasons = inspect(landing.spark, str(landing.root), paths, COLUMNS, REQUIRED, needs_rows=True)
+
+    assert forms.keys() == with_rows.keys()
+    assert reasons == dict.fromkeys(header_alone, "the file is empty: it has no row below its header")
+
+
 def test_no_files_make_no_rows_with_the_same_columns(landing: Landing) -> None:
     forms, _ = landing.inspect({"a.csv": b"id,name,city\n"})
 

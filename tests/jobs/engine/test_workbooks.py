@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, time
 from pathlib import Path
 
@@ -131,6 +132,17 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "twice.xlsx": "sheet External interactions: two columns are interaction",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
         "text.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
+    }
+
+
+def test_a_workbook_with_a_sheet_that_needs_rows_and_has_none_does_not_suit(landing: Landing) -> None:
+    events, products = {"Interactions": [HEADER, ["x", "Email", 1]]}, [["Date", "Product"]]
+    files = {
+        "rows.xlsx": workbook({**events, "Products": [*products, ["10-2019", None]]}),
+        "header.xlsx": workbook({**events, "Products": [*products, [None, " "]]}),
+    }
+    assert landing.inspect(files, EVENTS, replace(PRODUCTS, needs_rows=True)) == {
+        "header.xlsx": "sheet Products is empty: it has no row below its header"
     }
 
 

@@ -1,0 +1,28 @@
+"""The landing folder: what is in its files, here and on other file systems."""
+
+import bz2
+import gzip
+import hashlib
+import os
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.engine.landing import EMPTY, _hash_hadoop, content_hashes, list_files
+
+
+def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: SparkSession) -> None:
+    files = {"a.gz": gzip.compress(b""), "a.bz2": bz2.compress(b""), "b.gz": gzip.compress(b"b")}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    expected = {"a.gz": EMPTY, "a.bz2": EMPTY, "b.gz": hashlib.sha256(files["b.gz"]).hexdigest()}
+    assert content_hashes(spark, str(tmp_path), files) == expected
+    assert {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in files} == expected
+
+
+def test_a_name_that_is_not_utf8_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
+    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log"):
+        (tmp_path / os.fsdecode(name)).write_text("line\n")
+    found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
+    reason = "its name is not UTF-8: rename it"
+    assert found == {"café.log": None, "caf\\xe8.log": reason, "caf\\xe9.log": reason}
