@@ -23,7 +23,10 @@ _LAYERS = ("bronze", "silver")
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the rows of one file of one batch in one table. `file` is below the landing folder."""
+    """What became of the rows of one file of one batch in one table.
+
+    `file` is below the landing folder; one that was named alone is below `/`.
+    """
 
     source: str
     layer: str

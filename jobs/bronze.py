@@ -204,7 +204,8 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     file = Path(named).resolve()
     if not file.is_file():
         raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
-    return str(file.parent), [glob.escape(file.name)]
+    # From the root on: files of one name in two folders are two files.
+    return file.anchor, [glob.escape(file.relative_to(file.anchor).as_posix())]
 
 
 def _named_file(source: Source) -> str | None:

@@ -94,8 +94,20 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
         (1, True, Decimal("1.00")), (3, True, Decimal("1.00")), (4, False, Decimal("1.00")),
     ]  # fmt: skip
 
-    single = lab.land("elsewhere/one.csv", header + "7 0001,Cy,Orr,20,M,2024-05-09\n", at=1_700_000_001)
+
+def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = "id,first_name,last_name,age,gender,visit_date\n"
     lab.land("signups/unread.csv", header + "8 0001,Di,Fox,20,F,2024-05-10\n")
-    monkeypatch.setenv("CSV_FILE", str(single))
-    lab.run(with_gold("signups", "users"))
-    assert lab.query("SELECT user_id FROM restricted.users WHERE user_id < 1000") == [(7,)]
+    names = ["elsewhere/1+1 [a]%20/one.csv", "elsewhere/2/one.csv"]
+    first, second = (lab.land(path, header + f"{n} 0001,Cy,Orr,20,M,2024-05-09\n") for n, path in enumerate(names))
+    for file in (first, second, first):
+        monkeypatch.setenv("CSV_FILE", str(file))
+        summary = lab.run("signups", until="silver")
+    assert summary.sources[0].files == "nothing new"
+    users = {row.user_id: row._source_file for row in lab.table("silver/signups/signups").collect()}
+    # Of one name in two folders, none takes the place of the other.
+    assert users == {n: str(file).removeprefix("/") for n, file in enumerate((first, second))}
+
+    lab.land(names[0], header + "7 0001,Cy,Orr,20,M,2024-05-09\n")
+    lab.run("signups", until="silver")
+    assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7}

@@ -97,5 +97,8 @@ def source_file(spark: SparkSession, root: str) -> Column:
     """The path of a row's file below the landing root. Spark reports it as a URI, with characters escaped."""
     base = hadoop_path(spark, root)
     prefix = str(base.getFileSystem(hadoop_configuration(spark)).makeQualified(base).toUri().getRawPath())
-    escaped = F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B"))
-    return F.url_decode(F.substring_index(escaped, prefix.rstrip("/") + "/", -1))
+    found, folder = F.col("_metadata.file_path"), prefix.rstrip("/")
+    # Below the root of the file system, it is all of the URI's path.
+    from_root = F.regexp_replace(found, "^[^/]+:(//[^/]*)?/", "")
+    below = F.substring_index(found, f"{folder}/", -1) if folder else from_root
+    return F.url_decode(F.replace(below, F.lit("+"), F.lit("%2B")))

@@ -43,6 +43,16 @@ def test_of_a_folder_read_whole_only_the_wanted_files_count(tmp_path: Path, spar
     assert sorted((row["_raw"], row["_source_file"]) for row in rows) == [(name, name) for name in wanted]
 
 
+def test_files_are_named_by_their_path_below_any_root(tmp_path: Path, spark: SparkSession) -> None:
+    root = tmp_path / "1+1 % é"
+    file = root / "in/a+b %20é.log"
+    file.parent.mkdir(parents=True)
+    file.write_text("line\n")
+    for base in (str(root), f"file://{root}", "/", "file:///"):
+        path = "in/a+b %20é.log" if base.endswith("é") else str(file).removeprefix("/")
+        assert [row["_source_file"] for row in read_lines(spark, base, [path]).collect()] == [path]
+
+
 @pytest.mark.parametrize(
     ("header", "names"),
     [
