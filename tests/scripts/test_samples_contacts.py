@@ -64,12 +64,15 @@ def reasons(record: dict[str, Any]) -> list[str]:
     """Every rule of the source that the record breaks; no rule fires only because another value is missing."""
     start, end = read_time(record.get("time_call_began")), read_time(record.get("time_call_ended"))
     counselors, transfers = read_list(record.get("counselors")), read_transfers(record["transfer_timestamps"])
+    pronouns = " + ".join(dict.fromkeys(read_list(record.get("client_pronouns"))))
     outside = start and end and not all(start < transfer < end for transfer in transfers)
     return [
         *(["no_start"] if start is None else []),
         *(["no_end"] if end is None else []),
         *(["end_before_start"] if start and end and end < start else []),
         *(["no_counselor"] if not counselors else []),
+        *(["long_name"] if any(len(name) > 200 for name in counselors) else []),
+        *(["long_pronouns"] if len(pronouns) > 200 else []),
         *(["transfer_count"] if counselors and len(transfers) != len(counselors) - 1 else []),
         *(["transfer_outside_call"] if outside else []),
     ]

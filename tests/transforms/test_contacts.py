@@ -254,6 +254,31 @@ class TestRules:
         texts = ["['', 'Ann']", "['Ann', ' ']", "['N/A', 'Ann']", "['Ann', 'NULL']"]
         assert_violations(spark, [(line(counselors=text), ["counselors_named"]) for text in texts])
 
+    def test_a_counselors_name_is_short_enough_for_a_key(self, spark: SparkSession) -> None:
+        longest, longer = "\u00e9" * 200, "\u00e9" * 201
+        good = [[longest, longest], [f" {longest} ", "Bo"]]
+        cases = [(line(counselors=names), []) for names in good]
+        cases += [(line(counselors=names), ["counselors_fit"]) for names in ([longer, "Bo"], ["Ann", longer])]
+        # What cannot be read, or is broken otherwise, is not held against the names as well.
+        cases += [(line(counselors=f"['{longer}', 3]"), ["counselors_readable"]), (longer, ["is_json"])]
+        assert_violations(spark, cases)
+
+    def test_pronouns_are_short_enough_for_a_key(self, spark: SparkSession) -> None:
+        # As pronoun_risk joins them: each once, with " + " between them.
+        cases = [(line(client_pronouns=value), []) for value in [*MISSING, "[]", "['']", ["\u00e9" * 200]]]
+        cases += [(line(client_pronouns=given), []) for given in (["She/Her"] * 99, ["a" * 98, "b" * 99, " "])]
+        long = (["\u00e9" * 201], ["a" * 98, "b" * 100], [f"{number:03}" for number in range(35)])
+        cases += [(line(client_pronouns=given), ["pronouns_fit"]) for given in long]
+        cases += [(line(client_pronouns="x" * 201), ["pronouns_readable"])]
+        assert_violations(spark, cases)
+
+    def test_a_nul_that_postgres_cannot_hold_is_no_part_of_a_list(self, spark: SparkSession) -> None:
+        ways = [["Ann", "B\0o"], "['Ann', 'B\0o']", r"['Ann', 'B\x00o']", r"['Ann', 'B\u0000o']"]
+        cases = [(line(counselors=way), ["counselors_readable"]) for way in ways]
+        cases += [(line(client_pronouns=way), ["pronouns_readable"]) for way in ways]
+        cases += [(line(issues_discussed=way), ["issues_readable"]) for way in ways]
+        assert_violations(spark, cases)
+
     def test_counselors_that_cannot_be_read_are_held_back_for_that_alone(self, spark: SparkSession) -> None:
         texts = ["Ann", "['Ann", "[None]", "['Ann', 3]", r"['\ud800']", r"['\U000e0067']", r"['\x00']", {"a": "Ann"}, 7]
         assert_violations(spark, [(line(counselors=text), ["counselors_readable"]) for text in texts])
