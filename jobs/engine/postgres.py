@@ -195,7 +195,8 @@ def release(
     if not take_over:
         verify_owner(connection, lakehouse)
     for item in changed:
-        live_tables.bring(connection, item)
+        with _said_if_too_long(item):
+            live_tables.bring(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse) VALUES (%s, %s, %s) RETURNING release_id",
         [run_id, rolled_back_to, lakehouse],
@@ -239,6 +240,20 @@ def said_if_refused(says: str, hint: str) -> Iterator[None]:
     except psycopg.errors.IntegrityError as error:
         refused, constraint = error.diag, error.diag.constraint_name or error.diag.column_name
         raise AssayError(f"{refused.schema_name}.{refused.table_name}: {says} ({constraint})", hint) from None
+
+
+@contextmanager
+def _said_if_too_long(item: Publication) -> Iterator[None]:
+    """Raises AssayError naming table and index if a value of a row is too long for Postgres to index."""
+    try:
+        yield
+    except psycopg.errors.ProgramLimitExceeded as error:
+        index = error.diag.constraint_name or "its key or an index"  # of very long ones, Postgres does not say which
+        raise AssayError(
+            f"{item.full_name}: a row has a text that is too long for {index}; nothing was published",
+            "Postgres indexes at most 2,704 bytes a row: hold such rows back with a rule (conf/sources), then refine "
+            "the days they came in anew (assay backfill); or take the column out of the table's keys and indexes",
+        ) from None
 
 
 def withhold(connection: psycopg.Connection[Any], withheld: Mapping[str, str | None]) -> None:

@@ -1,5 +1,7 @@
 """Publishing against a real server: rights, changes of a table's shape, and what a release leaves alone."""
 
+import random
+import string
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -93,6 +95,32 @@ def test_a_key_that_is_none_publishes_nothing_and_is_named_without_its_values(
         publish(database, thing(ID_N, 3), (3, 1), (4, 1), wrong)
     assert str(error.value) == f"gold.things: does not fit ({refused})\n       mend it"
     assert things(database) == [(3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("length", "keys", "index"),
+    [
+        (6_000, {"primary_key": ["note"]}, "things_pkey"),
+        (6_000, {"indexes": [["note", "id"]]}, "things_by_note_id"),
+        (20_000, {"primary_key": ["note"]}, "its key or an index"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_text_that_is_too_long_to_be_indexed_publishes_nothing_and_is_told_without_it(
+    database: Database, length: int, keys: dict[str, Any], index: str, is_first: bool
+) -> None:
+    columns = {"id": "bigint", "note": "text"}
+    if not is_first:
+        publish(database, thing(columns, 1, **keys), (1, "short"))
+    long = "".join(random.Random(7).choices(string.ascii_letters, k=length))  # which Postgres cannot compress enough
+    with pytest.raises(AssayError) as error:
+        publish(database, thing(columns, 2, **keys), (1, "short"), (2, long))
+    assert error.value.message == f"gold.things: a row has a text that is too long for {index}; nothing was published"
+    assert not {long[at : at + 6] for at in range(length)} & {str(error.value)[at : at + 6] for at in range(1_000)}
+    with postgres.connect(database) as connection:
+        assert list(postgres.published(connection)) == ([] if is_first else ["gold.things"])
+    if not is_first:
+        assert things(database) == [(1, "short")]
 
 
 def test_a_first_release_makes_key_and_indexes(database: Database) -> None:
