@@ -1,5 +1,7 @@
 """One CSV file from one table, in place at once: a reader sees the old file or the new one, never a part."""
 
+import hashlib
+import json
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -10,14 +12,14 @@ from jobs.engine.sources import Export
 
 
 def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) -> bool:
-    """Whether the file in `folder` was written from the rows with this checksum."""
+    """Whether the file in `folder` was written from the rows with this checksum, and as the export is declared."""
     file, mark = hadoop_path(spark, f"{folder}/{export.file}"), _mark(spark, folder, export)
     file_system = file.getFileSystem(hadoop_configuration(spark))
     if not (file_system.exists(file) and file_system.exists(mark)):
         return False
     stream = file_system.open(mark)
     try:
-        return str(jvm(spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")) == checksum
+        return str(jvm(spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")) == _origin(export, checksum)
     finally:
         stream.close()
 
@@ -25,7 +27,7 @@ def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) 
 def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     """Writes `frame`, ordered, under the export's header; in one partition, for an export is small enough to open.
 
-    Beside it, a hidden file keeps the checksum of the rows: a crash before that makes the next run write again.
+    Beside it, a hidden file keeps what it was made from: a crash before that makes the next run write again.
     """
     spark = frame.sparkSession
     target, hidden = hadoop_path(spark, f"{folder}/{export.file}"), f"{folder}/.{export.file}.new"
@@ -40,10 +42,16 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     jvm(spark).org.apache.hadoop.fs.FileContext.getFileContext(target.toUri()).rename(part, target, options)
     stream = file_system.create(_mark(spark, folder, export), True)
     try:
-        stream.writeBytes(checksum)
+        stream.writeBytes(_origin(export, checksum))
     finally:
         stream.close()
     file_system.delete(hadoop_path(spark, hidden), True)
+
+
+def _origin(export: Export, checksum: str) -> str:
+    """What a file was made from: the checksum of the rows, and a fingerprint of header and order."""
+    declared = json.dumps([export.header, export.order_by])
+    return f"{checksum} {hashlib.sha256(declared.encode()).hexdigest()[:16]}"
 
 
 def _mark(spark: SparkSession, folder: str, export: Export) -> Any:

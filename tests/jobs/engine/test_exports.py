@@ -1,0 +1,39 @@
+"""When an export is written again: other rows, another header or another order make another file."""
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.engine import exports
+from jobs.engine.sources import Export
+from tests.transforms.rows import frame_of
+
+
+def test_an_export_is_current_until_its_rows_or_what_is_declared_of_it_change(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    frame, folder = frame_of(spark, [("b", 1), ("a", 2)], "name STRING, n INT"), str(tmp_path)
+    export = Export(file="things.csv", header=["NAME", "N"], order_by=["name"])
+    others = [export.model_copy(update=change) for change in ({"header": ["WHO", "N"]}, {"order_by": ["n"]})]
+
+    def lines() -> list[str]:
+        return (tmp_path / "things.csv").read_text().splitlines()
+
+    exports.write(frame, folder, export, "sum")
+    assert lines() == ["NAME,N", "a,2", "b,1"]
+    assert exports.is_current(spark, folder, export, "sum")
+    assert not exports.is_current(spark, folder, export, "other sum")
+    for other, expected in zip(others, (["WHO,N", "a,2", "b,1"], ["NAME,N", "b,1", "a,2"]), strict=True):
+        assert not exports.is_current(spark, folder, other, "sum")
+        exports.write(frame, folder, other, "sum")
+        assert (lines(), exports.is_current(spark, folder, other, "sum")) == (expected, True)
+        assert not exports.is_current(spark, folder, export, "sum")
+
+
+def test_an_export_whose_mark_says_nothing_of_its_declaration_is_written_once_more(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    export = Export(file="things.csv", header=["N"], order_by=["n"])
+    (tmp_path / "things.csv").write_text("N\n1\n")
+    (tmp_path / ".things.csv.checksum").write_text("sum")  # as an earlier Assay wrote it
+    assert not exports.is_current(spark, str(tmp_path), export, "sum")
