@@ -12,7 +12,7 @@ export SPARK_MASTER_PORT=${SPARK_MASTER_PORT:-7077} SPARK_MASTER_WEBUI_PORT=${SP
 export SPARK_MASTER_URL=spark://127.0.0.1:$SPARK_MASTER_PORT SPARK_LOCAL_IP=127.0.0.1 SPARK_WORKER_WEBUI_PORT=0
 export SPARK_WORKER_CORES=${SPARK_WORKER_CORES:-1} SPARK_WORKER_MEMORY=${SPARK_WORKER_MEMORY:-2g}
 workers=${CLUSTER_WORKERS:-2} page=http://127.0.0.1:$SPARK_MASTER_WEBUI_PORT logs=data/logs
-mkdir -p "$logs"
+mkdir -p -m 700 "$logs"  # texts of exceptions may quote rows
 
 processes=()
 stop() { kill "${processes[@]}" 2>/dev/null || true; wait "${processes[@]}" 2>/dev/null || true; }

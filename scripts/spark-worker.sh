@@ -14,7 +14,7 @@ source scripts/spark.sh
 # What finished applications leave behind goes after a day.
 export SPARK_WORKER_OPTS="-Dspark.worker.cleanup.enabled=true -Dspark.worker.cleanup.appDataTtl=86400 ${SPARK_WORKER_OPTS:-}"
 export SPARK_WORKER_DIR=${SPARK_WORKER_DIR:-$PWD/data/spark-worker}
-mkdir -p "$SPARK_WORKER_DIR"
+mkdir -p -m 700 "$SPARK_WORKER_DIR"  # texts of exceptions in the logs may quote rows
 
 exec "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.worker.Worker \
   --host "$SPARK_LOCAL_IP" --port "${SPARK_WORKER_PORT:-0}" --webui-port "${SPARK_WORKER_WEBUI_PORT:-8081}" \

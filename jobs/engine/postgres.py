@@ -23,8 +23,9 @@ DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK = 0x61737361
-# How the JDBC driver says that the server is gone; what it says of rows is another matter.
+# How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
+_JDBC_REFUSED = re.compile(r'PSQLException: ERROR: (?!.*No space left on device)([^"\n]*"?)')
 
 
 @contextmanager
@@ -157,9 +158,13 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
 
 
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
-    """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum."""
+    """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum.
+
+    Raises AssayError naming the table if Postgres refuses a row.
+    """
     observed = Observation()
-    frame.observe(observed, *metrics(frame)).write.format("jdbc").mode("append").options(
+    writer = frame.observe(observed, *metrics(frame)).write.format("jdbc").mode("append")
+    writer = writer.options(
         url=database.jdbc_url,
         driver="org.postgresql.Driver",
         user=database.user,
@@ -170,7 +175,21 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
         # The server casts: to char(16), numeric(5,2) and the other declared types.
         stringtype="unspecified",
         batchsize="10000",
-    ).save()
+        # Spark logs what the driver says of a refused batch: not the rows of it, nor what the server says in detail.
+        logServerErrorDetail="false",
+    )
+    try:
+        writer.save()
+    except Py4JJavaError as error:
+        text = str(error)
+        if (refused := _JDBC_REFUSED.search(text)) and not _JDBC_LOST.search(text):
+            raise AssayError(
+                f"{item.full_name}: Postgres refused rows that were loaded ({refused[1].replace(chr(34), '...')}); "
+                "nothing was published",
+                "a type that is declared for a column (conf/sources) may be too narrow; run again with --verbose to "
+                "see all of it, which may quote values",
+            ) from error
+        raise
     return fingerprint(observed.get)
 
 

@@ -3,12 +3,13 @@
 import os
 import re
 import shlex
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pyspark.sql import SparkSession
 
@@ -28,6 +29,8 @@ FOR_FEW_ROWS = {
 }
 # A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly.
 JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
+# Of a run, or of a master or worker that scripts/cluster.sh started.
+_LOG_NAME = re.compile(r"spark-[\w-]+\.log")
 _COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
 
 
@@ -102,13 +105,38 @@ def _standard_error_to(log: Path | None) -> Iterator[None]:
     if log is None:
         yield
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     kept = os.dup(2)
-    with log.open("ab") as file:
+    with _opened(log) as file:
         os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _opened(log: Path) -> BinaryIO:
+    """The file, to append to. Only its owner may read it, as texts of Spark may quote rows; the same for earlier logs.
+
+    The folder is for its owner alone as well if Assay has made it: it is new, or has nothing but this user's logs.
+    """
+    folder = log.parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    entries = list(folder.iterdir())
+    earlier = [entry for entry in entries if _LOG_NAME.fullmatch(entry.name) and _is_own_file(entry)]
+    with suppress(PermissionError):  # of a file system that has no such modes
+        for entry in earlier:
+            entry.chmod(0o600)
+        if earlier and len(earlier) == len(entries):
+            folder.chmod(0o700)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with suppress(PermissionError):
+        os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "ab")
+
+
+def _is_own_file(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()

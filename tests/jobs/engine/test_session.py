@@ -1,0 +1,93 @@
+"""Spark's log: for its owner alone, and without the rows that Postgres refuses."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from jobs.engine.database import Database
+from jobs.engine.session import _opened
+from tests.lab import Place
+
+LOG, EARLIER = "spark-20240102T030405Z.log", "spark-20240101T030405Z.log"
+MEMBER = "ada6ee1abc22511c"
+# What the staging tables of a run cannot hold: ids as whole numbers, which the text of the refusal itself would quote,
+# and any row at all, which its details would. A release has not got that far by then.
+NARROW_STAGING = """
+CREATE FUNCTION narrow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF to_regclass('assay_staging.gold__member') IS NOT NULL THEN
+    ALTER TABLE assay_staging.gold__member ALTER COLUMN id TYPE integer USING NULL;
+  END IF;
+  IF to_regclass('assay_staging.gold__member_follow_reco_rolling') IS NOT NULL THEN
+    ALTER TABLE assay_staging.gold__member_follow_reco_rolling ADD CHECK (false);
+  END IF;
+END $$;
+CREATE EVENT TRIGGER narrow ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION narrow();
+"""
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The usual one, which lets everybody read."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(*paths: Path) -> list[int]:
+    return [path.stat().st_mode & 0o777 for path in paths]
+
+
+def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:
+    log = tmp_path / "data/logs" / LOG
+    with _opened(log) as file:
+        file.write(b"a")
+    with _opened(log) as file:
+        file.write(b"b")
+    assert log.read_bytes() == b"ab"
+    assert modes(log, log.parent, log.parent.parent) == [0o600, 0o700, 0o755]
+
+
+def test_logs_of_earlier_versions_and_their_folder_are_closed_too(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    earlier = [folder / EARLIER, folder / "spark-worker-1.log"]
+    for log in earlier:
+        log.write_text("of an earlier Assay")
+    _opened(folder / LOG).close()
+    assert modes(folder, folder / LOG, *earlier) == [0o700, 0o600, 0o600, 0o600]
+
+
+def test_a_folder_that_holds_other_things_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("somebody's")
+    for name in ("empty", "shared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shared" / EARLIER).write_text("of an earlier Assay")
+    (tmp_path / "shared/syslog").write_text("another's")
+    (tmp_path / "shared" / LOG.replace("2024", "2023")).symlink_to(tmp_path / "elsewhere")
+    for name in ("empty", "shared"):
+        _opened(tmp_path / name / LOG).close()
+        assert modes(tmp_path / name, tmp_path / name / LOG) == [0o755, 0o600]
+    assert modes(tmp_path / "shared" / EARLIER, tmp_path / "shared/syslog") == [0o600, 0o644]
+    assert modes(tmp_path / "elsewhere") == [0o644]
+
+
+def test_rows_that_postgres_refuses_are_in_neither_output_nor_log(tmp_path: Path, database: Database) -> None:
+    place = Place(tmp_path, database)
+    place.land("members/a.log", f'{{id="{MEMBER}"|created_at="2023-06-27"|follow_reco=80.5}}\n')
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute(NARROW_STAGING)
+    run = place.process("run", "--source", "members")
+    told = run.stdout + run.stderr
+    assert run.returncode == 1, told
+    says = r"gold\.member\w*: Postgres refused rows that were loaded \((invalid input syntax|new row for relation)"
+    assert re.search(says, told), told
+    [log] = place.settings.logs.iterdir()
+    logged = log.read_text()
+    assert "PSQLException: ERROR: invalid input syntax for type integer: ..." in logged
+    assert "PSQLException: ERROR: new row for relation ..." in logged
+    assert MEMBER not in told + logged
+    assert modes(log, log.parent) == [0o600, 0o700]
