@@ -270,8 +270,8 @@ def _said_if_too_long(item: Publication) -> Iterator[None]:
         index = error.diag.constraint_name or "its key or an index"  # of very long ones, Postgres does not say which
         raise AssayError(
             f"{item.full_name}: a row has a text that is too long for {index}; nothing was published",
-            "Postgres indexes at most 2,704 bytes a row: hold such rows back with a rule (conf/sources), then refine "
-            "the days they came in anew (assay backfill); or take the column out of the table's keys and indexes",
+            "Postgres indexes at most 2,704 bytes a row: hold such rows back with a rule (conf/sources) and have "
+            "them refined anew (assay run --source ... --from ...); or take the column out of keys and indexes",
         ) from None
 
 
