@@ -202,6 +202,8 @@ class Lakehouse:
         if _numbers(before).get(writer, 0) >= number:
             return False
         write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
+        if is_there and (mode == "append" or batches is not None):
+            _verify_types(table, _schema(before), frame.schema)
         if mode == "append":
             write = write.mode("append").option("mergeSchema", "true")
         elif batches is not None and is_there:
@@ -300,6 +302,19 @@ def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:
     Of a new table, too, Delta would ask which files there are, with a query.
     """
     return writer.mode("overwrite").option("overwriteSchema", "true") if is_there else writer.mode("append")
+
+
+def _verify_types(table: str, there: StructType, new: StructType) -> None:
+    """Raises AssayError if a column has another type in a table than in the rows that are to join it."""
+    types = {field.name: field.dataType.simpleString() for field in there}
+    for field in new:
+        kind = field.dataType.simpleString()
+        if types.get(field.name, kind) != kind:
+            column = f"{table.replace('/', '.')}.{field.name}"
+            raise AssayError(
+                f"{column} is {types[field.name]} in the table, and {kind} by the present code; nothing was published",
+                f"undo that; or remove the folder {table} of the lakehouse, and the next run makes it anew from bronze",
+            )
 
 
 def _kind(action: Any) -> str:

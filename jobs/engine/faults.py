@@ -22,7 +22,8 @@ _KINDS = {
 }
 _WAY_OUT = (
     "no release is half made; restore the file from a backup; or, if its table is below gold/, remove the table's "
-    "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE)"
+    "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE), which "
+    "is then to take over (assay run --take-over)"
 )
 
 

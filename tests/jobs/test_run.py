@@ -1,5 +1,6 @@
 """A run of several sources: one that fails lets the others be refined, and nothing is published."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source, load_sources
 from scripts.proof.world import entry, first_delivery
 from tests.jobs.test_planning import crashed
-from tests.lab import Lab, with_gold
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import line, lines
 from tests.test_end_to_end_replay import relaxed
 
@@ -60,6 +61,14 @@ def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_n
         lab.run(now)
     assert lab.account("silver") == {"contacts/a.jsonl": (2, 2, 0, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
     assert lab.table("silver/contacts/contacts").count() == 3
+
+    # A table that is removed, as for a column of another type, is made anew, and quarantine with it.
+    shutil.rmtree(lab.lake.path("silver/contacts/contacts"))
+    forget_tables(lab.lake.spark)
+    lab.run(strict)
+    assert lab.account("silver") == {"contacts/a.jsonl": (2, 1, 1, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
+    assert lab.table("quarantine/contacts/contacts").count() == 2
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(2,)]
 
 
 def test_rules_are_checked_before_any_data_is_read_unless_the_same_ones_have_made_the_tables(

@@ -26,6 +26,12 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     assert lake.replace_once(rows.where("false"), "t", [7], "writer", 3)
     assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
 
+    # Not a merge that Delta refuses in its own words, or makes.
+    says = "t.name is string in the table, and date by the present code; nothing was published"
+    with pytest.raises(AssayError, match=says):
+        lake.append_once(spark.sql("SELECT 8L AS _batch_id, DATE'2024-01-01' AS name"), "t", "writer", 8)
+    assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
+
     # As when another process makes the same write after this one has looked: Delta says nothing and writes nothing.
     monkeypatch.setattr(delta, "_numbers", lambda _: {})
     blind = Lakehouse(spark, str(tmp_path))
