@@ -106,11 +106,17 @@ class Plan:
         if self.is_empty:
             lines.append(line("nothing new", "a run would change nothing"))
         lines += _publish_lines(self.publish)
-        lines += [line("", "nothing was written"), ""]
-        named = " ".join(f"--source {source.source}" for source in self.sources)
-        action = ("accounts", "where the rows of each file went") if self.is_empty else ("run", "does this")
-        lines.append(line("next", f"assay {action[0]} {named}      {action[1]}"))
+        lines += [line("", "nothing was written"), "", line("next", self._next())]
         return "\n".join(lines)
+
+    def _next(self) -> str:
+        """What a person may do about it."""
+        if self.publish.is_foreign:
+            return "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; or, to take over, assay run --take-over"
+        named = " ".join(f"--source {source.source}" for source in self.sources)
+        if self.is_empty:
+            return f"assay accounts {named}      where the rows of each file went"
+        return f"assay run {named}      does this"
 
 
 @dataclass(frozen=True)
@@ -356,7 +362,7 @@ def _grouped(head: str, tables: Collection[PlannedTable]) -> list[str]:
 
 def _publish_lines(plan: PublishPlan) -> list[str]:
     if plan.is_foreign:
-        return [line("would refuse", "to publish: what is there is from another lakehouse (assay run --take-over)")]
+        return [line("would refuse", "to publish: what is published in Postgres is from another lakehouse")]
     lines = []
     release = f"as release {plan.release}" if plan.release else "as the next release"
     if plan.will:
