@@ -170,12 +170,15 @@ def plan(
     for file in changed:
         content = contents.get(file.path, EMPTY)
         status: Status
+        at = file.modified_at
         if isinstance(content, Unreadable):
             status, content_hash, reason = "rejected", None, content.reason
+            if content.may_pass:
+                at = -1  # so that the next plan takes the file for a new one
         else:
             status, content_hash, reason = ("known" if content in read_before else "loaded"), content, None
             read_before.add(content)
-        events.append(FileEvent(file.path, file.size, file.modified_at, content_hash, status, reason, batch_id))
+        events.append(FileEvent(file.path, file.size, at, content_hash, status, reason, batch_id))
     return events
 
 

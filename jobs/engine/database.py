@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -47,8 +48,18 @@ class Database:
 
 def kept_password(file: Path) -> str:
     """The password in `file`, which only its owner may read; a new one at the first call."""
+    if file.exists() and not file.stat().st_size:
+        file.unlink()  # of an earlier Assay that was interrupted here
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_urlsafe(24))
+        # Whole or not at all: half a password, after a crash or on a full disk, would be taken for one.
+        new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+                stream.write(secrets.token_urlsafe(24))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with suppress(FileExistsError):  # another process was first
+                os.link(new, file)
+        finally:
+            new.unlink(missing_ok=True)
     return file.read_text()

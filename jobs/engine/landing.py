@@ -19,6 +19,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from jobs.engine.errors import AssayError
 from jobs.engine.session import jvm
 
 _CHUNK = 1 << 20
@@ -40,9 +41,10 @@ class LandingFile:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Why a file could not be read."""
+    """Why a file could not be read; what is no fault of its content `may_pass`: a missing permission, a lost network."""
 
     reason: str
+    may_pass: bool = False
 
 
 EMPTY = Unreadable("the file is empty")
@@ -78,6 +80,18 @@ def local_path(root: str) -> Path | None:
 
 
 def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
+    """Raises AssayError if a folder may not be listed, in which Python would find nothing."""
+    folder = root / Path(pattern).parts[0] if "/" in pattern else root
+    try:
+        with os.scandir(folder):
+            pass
+    except PermissionError:
+        raise AssayError(
+            f"the folder {folder} cannot be listed: permission denied",
+            "let the user of this run read it, or run as the user who may: files in it may be waiting",
+        ) from None
+    except OSError:
+        pass  # it is not there, or its name is a pattern, too
     for path in root.glob(pattern):
         try:
             status = path.stat()
@@ -102,7 +116,11 @@ def _hash_local(root: Path, path: str) -> str | Unreadable:
                     pass
         return content_hash
     except (OSError, EOFError, zlib.error) as error:
-        return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}")
+        # Of a broken archive, Python says no number: only what the system refuses has one.
+        number = getattr(error, "errno", None)
+        return Unreadable(
+            f"the file could not be read: {getattr(error, 'strerror', None) or error}", number is not None
+        )
 
 
 def _list_hadoop(spark: SparkSession, root: str, pattern: str) -> Iterable[LandingFile]:
@@ -119,9 +137,11 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
     java, configuration = jvm(spark), hadoop_configuration(spark)
     file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
     file_system = file.getFileSystem(configuration)
+    has_all_bytes = False
     try:
         with closing(file_system.open(file)) as stream:
             content_hash = str(java.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+        has_all_bytes = True
         codec = java.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
         if codec is not None:
             with closing(codec.createInputStream(file_system.open(file))) as stream:
@@ -129,7 +149,7 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
                     return EMPTY
         return content_hash
     except Py4JJavaError as error:
-        return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}")
+        return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}", not has_all_bytes)
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,7 +22,7 @@ SETTINGS_FILE = "conf/assay.yaml"
 class PostgresSettings(BaseSettings):
     """Where gold is published. Without a host, the embedded Postgres is started and used."""
 
-    model_config = SettingsConfigDict(env_prefix="POSTGRES_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="POSTGRES_", env_ignore_empty=True, extra="forbid")
 
     host: str | None = None
     port: int = Field(5432, ge=1, le=65535)
@@ -34,7 +34,9 @@ class PostgresSettings(BaseSettings):
 class Settings(BaseSettings):
     """What a platform engineer may change. Relative paths start at the project's folder."""
 
-    model_config = SettingsConfigDict(env_prefix="ASSAY_", extra="forbid", yaml_file=PROJECT / SETTINGS_FILE)
+    model_config = SettingsConfigDict(
+        env_prefix="ASSAY_", env_ignore_empty=True, extra="forbid", yaml_file=PROJECT / SETTINGS_FILE
+    )
 
     landing: str = Field("data/landing", description="raw files: one folder a source; a path or any URI Hadoop knows")
     lakehouse: str = Field("data/lakehouse", description="root of the Delta tables; a path or any URI Hadoop knows")
@@ -49,6 +51,14 @@ class Settings(BaseSettings):
         365, ge=1, description="row accounts that were replaced, and results of rules, stay so long"
     )
     postgres: PostgresSettings = Field(default_factory=lambda: PostgresSettings(), exclude=True)
+
+    @field_validator("landing", "lakehouse", "output", "database", "logs", mode="before")
+    @classmethod
+    def _is_a_place(cls, value: object) -> object:
+        """Nothing would be the project's own folder, and `~` one of that name."""
+        if not str(value).strip() or str(value).startswith("~"):
+            raise ValueError("expected a path or URI, written out")
+        return value
 
     @classmethod
     def settings_customise_sources(

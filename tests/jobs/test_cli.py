@@ -57,6 +57,12 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (["run", "--until", "platinum"], {}, "--until"),
         (["nonsense"], {}, "nonsense"),
         (["run"], {"ASSAY_LANDIGN": "x"}, "environment variable ASSAY_LANDIGN: no such setting"),
+        (
+            ["run"],
+            {"ASSAY_LANDING": "~/raw"},
+            "environment variable ASSAY_LANDING: Value error, expected a path or URI",
+        ),
+        (["run", "--take-over", "--until", "gold"], {}, "--take-over is for all sources, raw to Postgres"),
         (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),

@@ -25,6 +25,8 @@ class Landing:
 
 
 def _hash(content: str) -> str | Unreadable:
+    if content == "refused":
+        return Unreadable("the file could not be read: Permission denied", may_pass=True)
     return Unreadable("the file could not be read: broken") if content == "broken" else f"sha of {content}"
 
 
@@ -134,6 +136,19 @@ def test_empty_and_unreadable_files_are_set_aside_with_the_reason_and_not_tried_
         "a": "the file is empty",
         "b": "the file could not be read: broken",
     }
+    assert deliver(history, landing)[1] == []
+
+
+def test_a_file_that_the_system_refused_is_tried_again_as_it_is() -> None:
+    landing = Landing()
+    landing.contents, landing.touched = {"a": "refused", "b": "broken"}, {"a": 7, "b": 7}
+    history, events = deliver(History(), landing)
+    assert statuses(events) == {"a": "rejected", "b": "rejected"}
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "rejected"}
+    landing.contents["a"] = "goodbye"  # of the same size and time
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "loaded"}
     assert deliver(history, landing)[1] == []
 
 

@@ -6,9 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
-from jobs.engine.landing import EMPTY, _hash_hadoop, content_hashes, list_files
+from jobs.engine.errors import AssayError
+from jobs.engine.landing import EMPTY, Unreadable, _hash_hadoop, content_hashes, list_files
 
 
 def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: SparkSession) -> None:
@@ -26,3 +28,29 @@ def test_a_name_that_is_not_utf8_is_shown_printable_and_unfit(tmp_path: Path, sp
     found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
     reason = "its name is not UTF-8: rename it"
     assert found == {"café.log": None, "caf\\xe8.log": reason, "caf\\xe9.log": reason}
+
+
+def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:
+    (tmp_path / "broken.gz").write_bytes(gzip.compress(b"line\n" * 99)[:-9])
+    (tmp_path / "not bzip.bz2").write_bytes(b"junk")
+    (tmp_path / "folder.log").mkdir()  # which no more than a file without permission can be opened, also by root
+    names = ["broken.gz", "not bzip.bz2", "folder.log"]
+    for found in (
+        content_hashes(spark, str(tmp_path), names),
+        {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in names},
+    ):
+        said = {name: content.may_pass for name, content in found.items() if isinstance(content, Unreadable)}
+        assert said == {"broken.gz": False, "not bzip.bz2": False, "folder.log": True}
+
+
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list_files(spark, str(tmp_path), ["members/*.log"]) == []
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: permission denied"):
+        list_files(spark, str(tmp_path), ["members/*.log"])

@@ -1,0 +1,29 @@
+"""Passwords that Assay makes for itself."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.engine.database import kept_password
+
+
+def test_a_password_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    made = kept_password(file)
+    assert (len(made) >= 24, kept_password(file), file.stat().st_mode & 0o777) == (True, made, 0o600)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_a_password_that_could_not_be_written_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.touch()  # as an earlier Assay left it on a full disk
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", refuse)
+        kept_password(file)
+    assert list(tmp_path.iterdir()) == []
+    assert len(kept_password(file)) >= 24
