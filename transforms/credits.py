@@ -24,11 +24,13 @@ CREDITS = "decimal(12,2)"
 MONEY = "decimal(22,2)"
 
 # Decision: a longer id, or one with a NUL, is none that anybody gave out; Postgres cannot index the one, nor hold the
-# other. It counts as missing.
+# other. It counts as missing, and so does one with a character that could not be read (U+FFFD): it would be another
+# organisation, or another user.
 LONGEST_ID = 100
 # Decision: plain decimals only. Not `1e3` (a spreadsheet that writes this has dropped digits), `$5` (not credits),
 # `1,000` (the comma may be a decimal one).
 _NUMBER = r"\A[+-]?(?:\d++(?:\.\d*+)?|\.\d++)\z"
+_LONGEST_NUMBER = 100  # of millions of digits, Java would make a number first, for hours, and then find it too large
 _BEYOND_CENTS = r"\.\d{2}\d*[1-9]"
 # Shape -> how Spark reads it. Their digits are fixed, so that a text has one of them at most.
 _LOCAL_TIMES = {
@@ -177,15 +179,15 @@ def _read(raw: DataFrame, timezone: str) -> DataFrame:
     """One row per raw row: what can be read of its own values alone."""
     credits = F.col("credits")
     is_number = F.coalesce(credits.rlike(_NUMBER), F.lit(False))
-    amount = F.when(is_number, credits.try_cast(CREDITS))
+    amount = F.when(is_number & (F.length(credits) <= _LONGEST_NUMBER), credits.try_cast(CREDITS))
     org_id = _identifier(F.col("org_id"))
     return _with_event_id(raw).select(
         *ENGINE_COLUMNS,
         "event_id",
         F.col("event_id").alias("_raw_event_id"),
         org_id.alias("org_id"),
-        # Which field of a malformed row is which is anybody's guess.
-        F.when(~F.col("_is_malformed"), org_id).alias("_raw_org_id"),
+        # Which field of a malformed row is which is anybody's guess, and a header within a file names no organisation.
+        F.when(~F.col("_is_malformed") & ~org_id.rlike(r"\A\x{feff}?org_id\z"), org_id).alias("_raw_org_id"),
         F.coalesce(_identifier(F.col("user_id")), F.lit(UNKNOWN)).alias("user_id"),
         F.coalesce(_identifier(F.col("credit_type")), F.lit(UNKNOWN)).alias("credit_type"),
         _identifier(F.col("action")).alias("action"),
@@ -255,7 +257,7 @@ def _identifier(text: Column) -> Column:
     """A trimmed text in lower case; NULL if it says that there is no value, in any case, or cannot be an id."""
     bare = F.lower(text)
     is_missing = bare.isin(*[value.lower() for value in MISSING])
-    is_possible = (F.length(bare) <= LONGEST_ID) & ~F.contains(bare, F.lit("\0"))
+    is_possible = (F.length(bare) <= LONGEST_ID) & ~bare.rlike("[\\x00\ufffd]")
     return F.when(~is_missing & is_possible, bare)
 
 

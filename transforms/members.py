@@ -213,14 +213,14 @@ def _plain_texts(parts: Column) -> Column:
 
 
 def _names_and_values(line: Column) -> Column:
-    """The fields of a well-formed line, in order; values without quotes and the blanks in and around them.
+    """The fields of a well-formed line, in order; without quotes and the white space in and around them.
 
     Decision: names are in lower case, as those of CSV columns are.
     """
     names = F.regexp_extract_all(F.lower(line), F.lit(_NAME_AND_VALUE), F.lit(1))
     values = F.regexp_extract_all(line, F.lit(_NAME_AND_VALUE), F.lit(2))
     bare_values = F.transform(values, lambda value: trimmed(F.btrim(value, F.lit('"'))))
-    return F.struct(names.alias("names"), bare_values.alias("values"))
+    return F.struct(F.transform(names, trimmed).alias("names"), bare_values.alias("values"))
 
 
 def _by_name(names: Column, values: Column) -> Column:

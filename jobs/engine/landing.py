@@ -41,7 +41,7 @@ class LandingFile:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Why a file could not be read; what is no fault of its content `may_pass`: a missing permission, a lost network."""
+    """Why a file could not be read. It `may_pass` if it is no fault of the content: a permission, a lost network."""
 
     reason: str
     may_pass: bool = False
@@ -116,11 +116,9 @@ def _hash_local(root: Path, path: str) -> str | Unreadable:
                     pass
         return content_hash
     except (OSError, EOFError, zlib.error) as error:
-        # Of a broken archive, Python says no number: only what the system refuses has one.
-        number = getattr(error, "errno", None)
-        return Unreadable(
-            f"the file could not be read: {getattr(error, 'strerror', None) or error}", number is not None
-        )
+        # Only what the system refuses has a number: of a broken archive, Python gives none.
+        is_refused = getattr(error, "errno", None) is not None
+        return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}", is_refused)
 
 
 def _list_hadoop(spark: SparkSession, root: str, pattern: str) -> Iterable[LandingFile]:

@@ -154,8 +154,19 @@ class TestReading:
 
     def test_an_id_that_postgres_cannot_hold_is_missing(self, spark: SparkSession) -> None:
         longest = "u" * source.LONGEST_ID
-        actual = parsed(spark, {"user_id": longest + "u"}, {"user_id": "a\0b"}, {"user_id": longest})
-        assert_rows(actual.select("user_id"), [("unknown",), ("unknown",), (longest,)])
+        texts = [longest + "u", "a\0b", "us\ufffdr_777", longest]
+        actual = parsed(spark, *[{"user_id": text} for text in texts])
+        assert_rows(actual.select("user_id"), [("unknown",)] * 3 + [(longest,)])
+
+    def test_a_damaged_organisation_is_none_of_its_own_and_nor_is_a_header(self, spark: SparkSession) -> None:
+        header = dict(zip(FIELDS, FIELDS, strict=True))
+        rows = [{"org_id": "org_0\ufffd0", "user_id": "u2"}, header, {**header, "org_id": "\ufefforg_id"}]
+        actual = parsed(spark, *rows).select("org_id", "_raw_org_id")
+        assert_rows(actual, [(None, None), ("org_id", None), ("\ufefforg_id", None)])
+
+    def test_an_amount_of_millions_of_digits_costs_no_time(self, spark: SparkSession) -> None:
+        actual = parsed(spark, {"credits": "9" * 10_000_000}, {"credits": "0" * 90 + "7.5"})
+        assert_rows(actual.select("credits"), [(Decimal("0.00"),), (Decimal("7.50"),)])
 
     def test_add_is_positive_and_deduct_negative(self, spark: SparkSession) -> None:
         actual = parsed(spark, *[{"action": action, "credits": "7.5"} for action in ("add", "deduct", "refund", "")])

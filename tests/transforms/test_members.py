@@ -198,7 +198,7 @@ class TestReading:
             LINE.replace('"', ""),
             "{" + "|".join(f'{name}="{text.strip(chr(34))}"' for name, text in fields) + "}",
             "{" + "|".join(f'{name}=" {text.strip(chr(34))}\u00a0"' for name, text in fields) + "}",
-            "{" + "|".join(f"{name.upper()}={text}" for name, text in fields) + "}",
+            "{" + "|".join(f"\u00a0{name.upper()}\u2003={text}" for name, text in fields) + "}",
             LINE.replace(ADA, ADA.upper()).replace("true", "TRUE").replace("false", "False"),
         ]
         names = [name for name in NAMES if not name.endswith("_raw")]
