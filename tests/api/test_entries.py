@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -103,6 +104,45 @@ def test_junk_is_refused_and_the_reason_is_named(body: str | bytes, status: int,
     with pytest.raises(ApiError) as refused:
         lines(body)
     assert (refused.value.status, says in refused.value.error) == (status, True), refused.value.error
+
+
+MANY = 2_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" + "1," * MANY + "1]",
+        '{"member":[' + '"",' * MANY + '""]}',
+        "[" + "{}," * MANY + "{}]",
+        "[" + "[]," * MANY + "[]]",
+        "[" + '{"member":1},' * (MANY // 5) + '{"member":1}]',
+        "[" + '{"member":[1,1]},' * (MANY // 8) + '{"member":1}]',
+        '["",' * MANY,
+        '{"member":[' + r'"\"\\",' * MANY + "1]}",
+    ],
+    ids=["numbers", "texts", "objects", "lists", "members", "lists_of_members", "not_valid", "escapes"],
+)
+def test_what_has_far_too_many_entries_is_refused_before_they_are_built(body: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ApiError, match="more than 10,000 entries"):
+            read_batch(body.encode())
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["texts", "objects", "lists of one", "one object"])
+def test_commas_and_quotes_in_entries_are_not_counted(form: str) -> None:
+    entries = [f'{{a="{number},\\,"|b=,,",\\}}' for number in range(MAX_ENTRIES)]
+    items = {
+        "texts": entries,
+        "objects": [{"member": entry} for entry in entries],
+        "lists of one": [{"member": [entry]} for entry in entries],
+        "one object": {"member": entries},
+    }
+    assert lines(json.dumps(items[form])) == entries
 
 
 @pytest.mark.parametrize(
