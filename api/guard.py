@@ -88,7 +88,7 @@ class Guard:
         name = caller.name if caller and caller is not ANYBODY else _network(scope)
         if not self._limiter.hit(self._rate, name):
             until = self._limiter.get_window_stats(self._rate, name).reset_time
-            seconds = max(1, ceil(until - time.time()))
+            seconds = max(1, ceil(until - time.monotonic()))
             raise ApiError(
                 429,
                 f"too many requests: the limit is {self._rate}",
@@ -100,7 +100,8 @@ class Guard:
 class Windows(Storage):
     """The counters of the rate limit, of at most so many callers; the limits package's own has no bound.
 
-    When there are more, the one whose window began first is forgotten.
+    When there are more, the one whose window began first is forgotten. Times are monotonic: a clock that is set back
+    would keep windows open.
     """
 
     STORAGE_SCHEME = None
@@ -115,7 +116,7 @@ class Windows(Storage):
         return ValueError
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        now = time.time()
+        now = time.monotonic()
         ends_at, count = self._windows.get(key, (0.0, 0))
         if ends_at <= now:
             self._windows.pop(key, None)
@@ -127,10 +128,10 @@ class Windows(Storage):
 
     def get(self, key: str) -> int:
         ends_at, count = self._windows.get(key, (0.0, 0))
-        return count if ends_at > time.time() else 0
+        return count if ends_at > time.monotonic() else 0
 
     def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (time.time(), 0))[0]
+        return self._windows.get(key, (time.monotonic(), 0))[0]
 
     def check(self) -> bool:
         return True
