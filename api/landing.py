@@ -3,11 +3,12 @@
 import asyncio
 import errno
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from api.log import write_event
+from api.log import where, write_event
 from api.parts import Part, recover
 
 RECOVER_EVERY = 60.0
@@ -54,19 +55,26 @@ class Landing:
         await written
 
     async def _write_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._work_or_time()
             group, self._waiting = self._waiting, []
             if group:
-                failure = await loop.run_in_executor(self._thread, self._commit, b"".join(lines for lines, _ in group))
+                failure = await self._in_thread(self._commit, [lines for lines, _ in group])
                 _answer(group, failure)
                 self._report(failure)
             is_last = self._is_stopping and not self._waiting
-            if is_last or self._is_due():
-                await loop.run_in_executor(self._thread, self._seal)
+            if (is_last or self._is_due()) and (failure := await self._in_thread(self._seal)):
+                write_event("file not sealed: it stays hidden until the next attempt", error=_name(failure))
             if is_last:
                 return
+
+    async def _in_thread(self, work: Callable[..., None], *given: object) -> Exception | None:
+        """What is raised is returned: if the writing task ended, every request from then on would wait for ever."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+        except Exception as error:
+            return error
+        return None
 
     async def _work_or_time(self) -> None:
         """Until something waits to be written, or a file waits to be sealed."""
@@ -83,34 +91,29 @@ class Landing:
             return False
         return self._part.size >= self._roll_bytes or time.monotonic() >= self._seal_at
 
-    def _commit(self, lines: bytes) -> OSError | None:
+    def _commit(self, group: list[bytes]) -> None:
+        lines = b"".join(group)
+        if self._part is None:
+            self._part = Part.create(self._folder)
         try:
-            if self._part is None:
-                self._part = Part.create(self._folder)
             self._part.append(lines)
-        except OSError as error:
-            if self._part and not self._part.is_sound:
-                self._part.abandon()
-                self._part, self._seal_at = None, None
-            return error
+        finally:
+            if not self._part.is_sound:
+                part, self._part, self._seal_at = self._part, None, None
+                part.abandon()
         if self._seal_at is None:
             self._seal_at = time.monotonic() + self._roll_seconds
-        return None
 
     def _seal(self) -> None:
         part, self._part, self._seal_at = self._part, None, None
-        if part is None:
-            return
-        try:
+        if part is not None:
             part.seal()
-        except OSError as error:
-            write_event("file not sealed: it stays hidden until the next attempt", error=_name(error))
 
     def _recover(self) -> None:
         try:
             if count := recover(self._folder):
                 write_event("files of a process that had died were sealed", files=count)
-        except OSError as error:
+        except Exception as error:  # whatever it was, the next attempt must come
             write_event("files of a process that had died could not be sealed", error=_name(error))
 
     async def _recover_forever(self) -> None:
@@ -119,22 +122,26 @@ class Landing:
             await asyncio.sleep(RECOVER_EVERY)
             await asyncio.to_thread(self._recover)
 
-    def _report(self, failure: OSError | None) -> None:
+    def _report(self, failure: Exception | None) -> None:
         """Says once that writing fails, and once that it works again."""
         if (failure is not None) != self._is_failing:
             self._is_failing = failure is not None
             write_event("entries cannot be written" if failure else "entries are written again", error=_name(failure))
 
 
-def _answer(group: list[tuple[bytes, asyncio.Future[None]]], failure: OSError | None) -> None:
+def _answer(group: list[tuple[bytes, asyncio.Future[None]]], failure: Exception | None) -> None:
     for _, written in group:
         if written.done():  # the request was cancelled
             continue
         if failure is None:
             written.set_result(None)
-        else:
+        elif isinstance(failure, OSError):
             written.set_exception(OSError(failure.errno, failure.strerror))
+        else:
+            written.set_exception(OSError(errno.EIO, "the entries may not be on disk"))
 
 
-def _name(error: OSError | None) -> str:
-    return "-" if error is None else errno.errorcode.get(error.errno or 0, type(error).__name__)
+def _name(error: Exception | None) -> str:
+    if isinstance(error, OSError):
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return "-" if error is None else where(error)

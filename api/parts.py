@@ -45,22 +45,23 @@ class Part:
                 if _is_locked_by_us(descriptor, path):
                     _sync_folder(folder)
                     return cls(path, descriptor)
-            except OSError:
-                path.unlink(missing_ok=True)
+            except BaseException:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
                 os.close(descriptor)
                 raise
             os.close(descriptor)
         raise BlockingIOError(f"{folder}: other processes keep taking new files away")
 
     def append(self, lines: bytes) -> None:
-        """Returns when the lines are on disk. Raises OSError, and then takes back what was written of them.
+        """Returns when the lines are on disk. Whatever it raises, it takes back what was written of them before.
 
         If it cannot be told what is on disk (`is_sound` is false), the file must be abandoned: after a failed fsync,
         Linux reports success for pages that it has dropped.
         """
         try:
             _write(self.descriptor, lines)
-        except OSError:
+        except BaseException:
             self.is_sound = False
             os.ftruncate(self.descriptor, self.size)
             self.is_sound = True
@@ -69,7 +70,7 @@ class Part:
             _sync(self.descriptor)
             if os.fstat(self.descriptor).st_nlink == 0:  # the folder was emptied under our feet
                 raise FileNotFoundError(errno.ENOENT, "the file is gone")
-        except OSError:
+        except BaseException:
             self.is_sound = False
             with suppress(OSError):
                 os.ftruncate(self.descriptor, self.size)
@@ -89,7 +90,8 @@ class Part:
 
     def abandon(self) -> None:
         """Close the file and leave it, hidden, to `recover`."""
-        os.close(self.descriptor)
+        with suppress(OSError):  # it is closed all the same, and what was acknowledged is on disk already
+            os.close(self.descriptor)
 
 
 def make_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,12 @@ async def _await(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up_at
         await asyncio.sleep(0.01)
+
+
+async def append(landing: Landing, lines: bytes) -> None:
+    """As a request does, but with less patience."""
+    async with asyncio.timeout(5):
+        await landing.append(lines)
 
 
 def test_a_thousand_requests_at_once_make_one_file_with_a_few_fsyncs(
@@ -148,6 +155,83 @@ def test_when_the_disk_fails_the_request_is_told_and_the_next_one_gets_a_file_of
     assert said.count("entries cannot be written") == 1
     assert said.count("entries are written again") == 1
     assert '"error": "EIO"' in said
+
+
+def test_a_file_that_can_be_neither_synced_nor_closed_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = os.close
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    def close_and_fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, "the disk is broken")
+
+    async def story(landing: Landing) -> None:
+        await append(landing, b"{a=1}\n")
+        with monkeypatch.context() as broken:
+            broken.setattr(parts, "_sync", fail)
+            broken.setattr(os, "close", close_and_fail)
+            with pytest.raises(OSError, match="broken"):
+                await append(landing, b"{a=2}\n")
+        await append(landing, b"{a=3}\n")
+
+    play(tmp_path, story)
+    play(tmp_path, lambda _: asyncio.sleep(0))
+    assert contents(tmp_path) == [b"{a=1}\n", b"{a=3}\n"]
+
+
+@pytest.mark.parametrize(
+    ("broken_step", "is_first"),
+    [("_write", True), ("_write", False), ("_sync", True), ("_sync", False), ("_sync_folder", True)],
+)
+def test_whatever_goes_wrong_the_requests_are_told_nothing_of_theirs_lands_and_the_next_are_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken_step: str,
+    is_first: bool,
+) -> None:
+    def fail(descriptor: int, lines: bytes = b"") -> None:
+        if broken_step == "_write":
+            os.write(descriptor, lines[:9])
+        raise MemoryError
+
+    async def story(landing: Landing) -> None:
+        if not is_first:
+            await append(landing, b"{a=1}\n")
+        with monkeypatch.context() as broken:
+            broken.setattr(parts, broken_step, fail)
+            requests = [append(landing, b"{a=2}\n"), append(landing, b"{a=3}\n")]
+            answers = await asyncio.gather(*requests, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [OSError] * 2
+        await append(landing, b"{a=4}\n")
+
+    play(tmp_path, story)
+    play(tmp_path, lambda _: asyncio.sleep(0))
+    assert b"".join(contents(tmp_path)) == (b"{a=4}\n" if is_first else b"{a=1}\n{a=4}\n")
+    assert list(tmp_path.glob(".*")) == []
+    assert '"error": "MemoryError at ' in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_sealed_for_whatever_reason_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> Path:
+        raise MemoryError
+
+    async def story(landing: Landing) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(parts, "_visible", fail)
+            await append(landing, b"{a=1}\n")
+            await _await(lambda: "file not sealed" in capsys.readouterr().err)
+        await append(landing, b"{a=2}\n")
+
+    play(tmp_path, story, roll_bytes=1)
+    play(tmp_path, lambda _: asyncio.sleep(0))
+    assert contents(tmp_path) == [b"{a=1}\n", b"{a=2}\n"]
 
 
 def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
