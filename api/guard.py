@@ -59,7 +59,8 @@ class Guard:
         self._keys = keys
         self._rate = rate
         self._limiter = FixedWindowRateLimiter(Windows(MAX_CALLERS))
-        self._in_flight = 0
+        # By whether the caller is known: strangers, who cost nothing but their connection, take no place of a caller.
+        self._in_flight = {True: 0, False: 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,11 +71,12 @@ class Guard:
         except ApiError as refusal:
             await refusal.response()(scope, receive, send)
             return
-        self._in_flight += 1
+        is_known = scope["caller"] is not None
+        self._in_flight[is_known] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._in_flight[is_known] -= 1
 
     def _admit(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
@@ -83,7 +85,7 @@ class Guard:
         caller = scope["caller"] = identify(self._keys, headers) if self._keys else ANYBODY
         if scope["path"] in WATCHED:
             return
-        if self._in_flight >= MAX_IN_FLIGHT:
+        if self._in_flight[caller is not None] >= MAX_IN_FLIGHT:
             raise ApiError(503, "too many requests are under way", "try again shortly", {"Retry-After": "1"})
         name = caller.name if caller and caller is not ANYBODY else _network(scope)
         if not self._limiter.hit(self._rate, name):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from api import server as server_module
 from api.app import create_app
 from api.config import RATE_LIMIT, ROLL_SECONDS, ServiceConfig
 from api.database import DatabaseUnavailable
+from api.keys import parse_keys
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.settings import load_settings
 from jobs.serve import serve
@@ -63,13 +64,13 @@ def test_requests_may_be_sent_one_after_the_other_without_waiting(service: Servi
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[int]:
+def running(folder: Path, keys: str = "") -> Iterator[int]:
     """The server in a thread of this process, so that a test may shorten its patience; gives its port."""
 
     def no_database() -> str:
         raise DatabaseUnavailable("there is none")
 
-    config = ServiceConfig(folder, no_database, port=0)
+    config = ServiceConfig(folder, no_database, port=0, keys=parse_keys(keys))
     folder.mkdir()
     listener = server_module.listen(config)
     settings = uvicorn.Config(
@@ -118,6 +119,43 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("request_line", ["POST /member", "GET /docs", "GET /health", "GET /nothing"])
+def test_strangers_who_hold_their_bodies_back_keep_out_no_caller_with_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_line: str
+) -> None:
+    monkeypatch.setattr("api.guard.MAX_IN_FLIGHT", 3)
+
+    def answer(connection: socket.socket, request: str) -> bytes:
+        connection.sendall(request.encode())
+        return connection.makefile("rb").read()
+
+    body = "Content-Length: 9\r\n\r\n"
+    with running(tmp_path / "members", BOTH) as port, ExitStack() as connections:
+
+        def connect() -> socket.socket:
+            return connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+
+        strangers = [connect() for _ in range(6)]
+        for stranger in strangers:
+            stranger.sendall(f"{request_line} HTTP/1.1\r\nHost: assay.example\r\n{body}".encode())
+        time.sleep(0.3)
+        head = f"Host: assay.example\r\nX-API-Key: {BOTH}\r\nConnection: close\r\n"
+        posted = answer(connect(), f"POST /member HTTP/1.1\r\n{head}{body}{{a=1}}\r\n\r\n")
+        watched = answer(connect(), "GET /health HTTP/1.1\r\nHost: assay.example\r\nConnection: close\r\n\r\n")
+        for stranger in strangers:
+            stranger.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(1)
+        # Whoever sends the body first gets the answer all the same.
+        strangers[0].setblocking(True)
+        strangers[0].sendall(b"x" * 9)
+        refused = strangers[0].recv(10_000)
+    assert posted.startswith(b"HTTP/1.1 202 "), posted
+    assert watched.startswith(b"HTTP/1.1 200 ")
+    expected = {"POST /member": 401, "GET /docs": 200, "GET /health": 200, "GET /nothing": 404}
+    assert refused.startswith(b"HTTP/1.1 %d " % expected[request_line])
 
 
 def assay(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
