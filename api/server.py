@@ -119,10 +119,16 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, plus: a request's head may be neither large nor slow, and what is no HTTP is told so in JSON."""
+    """uvicorn's, plus: what is no HTTP is told so in JSON, and what comes beside bodies may be neither large nor slow.
+
+    That is the head of a request, and what a body may have around its chunks: extensions and trailers, which nobody
+    looks at.
+    """
 
     _head_bytes: int | None = None  # None: not in the middle of a head
     _head_timer: asyncio.TimerHandle | None = None
+    _framing_bytes: int | None = None  # around chunks, since there was last some body; None: not in the middle of one
+    _is_all_framing = False  # whether what has just come is that alone
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -136,18 +142,43 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_bytes is not None:  # else it is a trailer, and uvicorn would keep them all
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._end_head()
+        self._framing_bytes = 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        self._is_all_framing = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._framing_bytes = None
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
+        self._is_all_framing = self._framing_bytes is not None
         super().data_received(data)
-        if self._head_bytes is None or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, f"the head of the request is over {MAX_HEAD_BYTES // 1024} KiB", "send fewer headers")
-        elif self._head_timer is None:
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"the head of the request is over {MAX_HEAD_BYTES // 1024} KiB", "send fewer headers")
+                return
+        elif self._framing_bytes is not None and self._is_all_framing:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                limit = f"{MAX_HEAD_BYTES // 1024} KiB"
+                self._refuse(431, f"trailers or chunk extensions are over {limit}", "send none: nobody looks at them")
+                return
+        # A line break between requests begins none, and has made uvicorn stop its timer.
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if self._head_timer is None and (self._head_bytes is not None or is_idle):
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:

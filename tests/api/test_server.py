@@ -25,6 +25,8 @@ from jobs.serve import serve
 from tests.api.conftest import BOTH
 from tests.api.service import ASSAY, Service
 
+CHUNKED = b"POST /member HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 
 def ask(service: Service, data: bytes) -> bytes:
     """All that the service says to raw bytes until it closes the connection, be it before it has read them all."""
@@ -46,6 +48,9 @@ def ask(service: Service, data: bytes) -> bytes:
         (b"GET /" + b"x" * 300_000, 431, b"the head of the request is over 64 KiB"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: " + b"x" * 300_000, 431, b"the head of the request is over"),
         (b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 100_000, 431, b"the head of the request is over 64 KiB"),
+        (CHUNKED + b"0\r\n" + b"X-A: b\r\n" * 100_000, 431, b"trailers or chunk extensions are over 64 KiB"),
+        (CHUNKED + b"5\r\n{a=1}\r\n0\r\nX-A: " + b"x" * 800_000, 431, b"trailers or chunk extensions are over"),
+        (CHUNKED + b"5;a=" + b"x" * 800_000, 431, b"trailers or chunk extensions are over 64 KiB"),
     ],
 )
 def test_what_is_no_request_is_refused_in_json_and_the_connection_closed(
@@ -55,6 +60,17 @@ def test_what_is_no_request_is_refused_in_json_and_the_connection_closed(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"content-type: application/json" in answer
     assert b'{"error": "' + error in answer
+
+
+def test_some_trailers_and_any_number_of_chunks_are_taken(service: Service) -> None:
+    chunks = [b"1;number=%d\r\n%c\r\n" % (number, byte) for number, byte in enumerate(b"{a=" + b"x" * 20_000 + b"}")]
+    trailers = b"X-Trailer: b\r\nExpect: 100-continue\r\nX-API-Key: " + b"x" * 1_000
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(CHUNKED)
+        for piece in (*chunks[:10], b"".join(chunks[10:]), b"0\r\n", *trailers.splitlines(keepends=True), b"\r\n\r\n"):
+            connection.sendall(piece)
+            time.sleep(0.01)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 202 ")
 
 
 def test_requests_may_be_sent_one_after_the_other_without_waiting(service: Service) -> None:
@@ -109,6 +125,34 @@ def test_a_connection_that_says_nothing_or_says_it_too_slowly_is_closed(
             except ConnectionError:
                 break
         assert patience - 0.1 < time.monotonic() - began < 4
+
+
+GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", GET_HEALTH], ids=["first", "after a request"])
+def test_a_connection_that_says_nothing_but_line_breaks_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with running(tmp_path / "members") as port, socket.create_connection(("127.0.0.1", port), timeout=4) as connection:
+        if before:
+            connection.sendall(before)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\n")
+        time.sleep(0.2)
+        connection.sendall(b"\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_line_breaks_before_a_request_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with running(tmp_path / "members") as port, socket.create_connection(("127.0.0.1", port), timeout=4) as connection:
+        for pause in (0.2, 0.7, 0.7):
+            connection.sendall(b"\r\n")
+            connection.sendall(GET_HEALTH)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+            time.sleep(pause)
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
