@@ -136,7 +136,9 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
     lab.land("contacts/empty.jsonl", "")
     lab.land("contacts/empty.jsonl.gz", gzip.compress(b""))
     lab.land("contacts/empty.jsonl.bz2", bz2.compress(b""))
-    (lab.landing / os.fsdecode(b"contacts/caf\xe9.jsonl")).write_text(lines(7))
+    misnamed = lab.landing / os.fsdecode(b"contacts/caf\xe9.jsonl")
+    misnamed.write_text(lines(7))
+    os.utime(misnamed, (1_600_000_000, 1_600_000_000))  # the oldest, for a plan names no more than the first few
     lab.land("contacts/.hidden.jsonl", lines(4))
     lab.land("contacts/mixed.jsonl", b"\xef\xbb\xbf" + lines(5, 6).replace("\n", "\r\n").encode() + NOT_UTF8)
     code, planned, error = lab.assay("plan", "--source", "contacts")
