@@ -222,9 +222,8 @@ def _wanted(run: Run, connection: Connection[Any], to: int) -> dict[str, Release
 
 def _item(run: Run, full_name: str, declared: _Declared | None, wanted: ReleasedTable, to: int) -> Publication:
     """The table as the release had it. Raises AssayError if it is declared differently now, or no longer there."""
-    again = "rolling back needs the tables to be declared as they were; or go back to a newer release"
     if declared is None:
-        raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", again)
+        raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", _WHY_REFUSED)
     path, version = gold_table(declared.source, declared.name), wanted.delta_version
     frame = _version(run, path, version, to)
     state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)
@@ -233,7 +232,7 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
     except ConfigurationError:
         was, now = ", ".join(frame.columns), ", ".join(declared.published.columns)
         raise AssayError(
-            f"{full_name} has other columns now ({now}) than in release {to} ({was}); {_UNTOUCHED}", again
+            f"{full_name} has other columns now ({now}) than in release {to} ({was}); {_UNTOUCHED}", _WHY_REFUSED
         ) from None
     types_now = {column.name: column.dataType.simpleString() for column in run.lake.read(path).schema}
     for column in frame.schema:
@@ -241,7 +240,7 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
             raise AssayError(
                 f"{full_name}.{column.name} is {types_now[column.name]} now and was {was} in release {to}; "
                 f"{_UNTOUCHED}",
-                again,
+                _WHY_REFUSED,
             )
     return item
 

@@ -183,7 +183,7 @@ def silver_writer(source: Source, table: str) -> str:
 
 def _write(run: Run, rows: DataFrame, table: str, writer: str, scope: Scope) -> None:
     if scope.request and not scope.rebuild:
-        run.lake.replace_once(rows, table, scope.request.batches, writer, scope.through)
+        run.lake.replace_once(rows, table, scope.where, writer, scope.through)
     elif scope.rebuild:
         run.lake.overwrite_once(rows, table, writer, scope.through)
     else:

@@ -1,7 +1,7 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,9 +147,9 @@ class Lakehouse:
         """Replaces the table's rows by `frame`, under the same terms as `append_once`."""
         return self._write_once(frame, table, writer, number, mode="overwrite")
 
-    def replace_once(self, frame: DataFrame, table: str, batches: Sequence[int], writer: str, number: int) -> bool:
-        """Replaces the rows of some batches by `frame`, under the same terms as `append_once`; other files stay."""
-        return self._write_once(frame, table, writer, number, mode="overwrite", batches=batches)
+    def replace_once(self, frame: DataFrame, table: str, where: str, writer: str, number: int) -> bool:
+        """Replaces the rows `where` (SQL) by `frame`, under the same terms as `append_once`; other files stay."""
+        return self._write_once(frame, table, writer, number, mode="overwrite", where=where)
 
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
@@ -159,7 +159,7 @@ class Lakehouse:
 
     def replace(self, frame: DataFrame, table: str, where: str) -> int:
         """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
-        return self._write(frame.write.mode("overwrite").options(mergeSchema="true", replaceWhere=where), table)
+        return self._write(_replacing_rows(frame.write, where), table)
 
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table that is there; returns the new version."""
@@ -196,19 +196,18 @@ class Lakehouse:
         number: int,
         *,
         mode: str,
-        batches: Sequence[int] | None = None,
+        where: str | None = None,
     ) -> bool:
         before = self._snapshot(table)
         if _numbers(before).get(writer, 0) >= number:
             return False
         write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
-        if is_there and (mode == "append" or batches is not None):
+        if is_there and (mode == "append" or where is not None):
             _verify_types(table, _schema(before), frame.schema)
         if mode == "append":
             write = write.mode("append").option("mergeSchema", "true")
-        elif batches is not None and is_there:
-            of_batches = f"_batch_id IN ({', '.join(map(str, batches))})"
-            write = write.mode("overwrite").options(mergeSchema="true", replaceWhere=of_batches)
+        elif where is not None and is_there:
+            write = _replacing_rows(write, where)
         else:
             write = _replacing(write, is_there)
         write.format("delta").save(self.path(table))
@@ -302,6 +301,11 @@ def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:
     Of a new table, too, Delta would ask which files there are, with a query.
     """
     return writer.mode("overwrite").option("overwriteSchema", "true") if is_there else writer.mode("append")
+
+
+def _replacing_rows(writer: DataFrameWriter, where: str) -> DataFrameWriter:
+    """The writer of rows that take the place of those `where` (SQL), and are no others."""
+    return writer.mode("overwrite").options(mergeSchema="true", replaceWhere=where)
 
 
 def _verify_types(table: str, there: StructType, new: StructType) -> None:

@@ -23,7 +23,7 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     assert lake.append_once(rows, "t", "writer", 2)
     assert not lake.append_once(rows, "t", "writer", 2)
     assert lake.append_once(rows, "t", "other writer", 1)
-    assert lake.replace_once(rows.where("false"), "t", [7], "writer", 3)
+    assert lake.replace_once(rows.where("false"), "t", "_batch_id IN (7)", "writer", 3)
     assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
 
     # Not a merge that Delta refuses in its own words, or makes.
@@ -130,7 +130,7 @@ def test_what_changed_are_the_rows_of_files_that_came_and_of_those_that_went(
 ) -> None:
     before = large.version("t") or 0
     assert (changed(large, before), changed(large, before - 1)) == ((None, None), ([7_001, 7_002, 7_003], None))
-    large.replace_once(batch(spark, 2, [7_001, 8_002]), "t", [2], "writer", 3)
+    large.replace_once(batch(spark, 2, [7_001, 8_002]), "t", "_batch_id IN (2)", "writer", 3)
     assert changed(large, before) == ([7_001, 8_002], [7_001, 7_002, 7_003])
     assert changed(large, before - 1) == ([7_001, 8_002], None), "what came and went in between is in neither"
     large.append(batch(spark, 3, [9_000]), "t")
@@ -168,7 +168,7 @@ def test_what_changed_is_not_told_where_the_files_do_not_tell_or_are_no_quicker_
 
     # Rows that went are not to be had once their files are removed.
     before = large.version("t") or 0
-    large.replace_once(batch(spark, 3, [9_001]), "t", [3], "writer", 4)
+    large.replace_once(batch(spark, 3, [9_001]), "t", "_batch_id IN (3)", "writer", 4)
     found = large.changes("t", before)
     assert found
     assert found.removed
