@@ -53,7 +53,7 @@ def ask_replay(run: Run, source: Source, rule: str | None, batch: int | None) ->
         rows = _quarantined(run, source, table, rule, batch)
         if rows is not None:
             found |= {row["_batch_id"] for row in rows.select("_batch_id").distinct().collect()}
-    return _ask(run, source, Request(0, "replay", tuple(sorted(found)), rule)) if found else None
+    return run.ledger.ask(source.name, "replay", sorted(found), rule) if found else None
 
 
 def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request | None:
@@ -63,7 +63,7 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
     """
     _refuse_unfinished(run, source)
     found = run.ledger.ingested_between(source.name, first, last)
-    return _ask(run, source, Request(0, "backfill", tuple(found))) if found else None
+    return run.ledger.ask(source.name, "backfill", found) if found else None
 
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:
@@ -92,13 +92,6 @@ def _quarantined(run: Run, source: Source, table: str, rule: str | None, batch: 
     if batch is not None:
         is_asked &= F.col("_batch_id") == batch
     return run.lake.read(path).where(is_asked)
-
-
-def _ask(run: Run, source: Source, request: Request) -> Request:
-    number = run.ledger.history(source.name).newest_batch + 1
-    request = Request(number, request.kind, request.batches, request.rule)
-    run.ledger.record_request(source.name, request)
-    return request
 
 
 def _refuse_unfinished(run: Run, source: Source) -> None:

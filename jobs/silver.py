@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from jobs.bronze import bronze_table, finished_batch, history, of_raw_table
+from jobs.engine import id_secret
 from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
@@ -84,7 +85,7 @@ def check(run: Run, source: Source) -> None:
     last = max((number for number, table in enumerate(source.tables.values()) if table.rules), default=-1)
     for table in list(source.tables)[: last + 1]:
         if table in source.parsed_tables:
-            rows = _parsed(source, table, _no_rows(run, source, table))
+            rows = _shape(run, source, table)
             tables[table] = _columns(gate.evaluate(rows, []))
         else:
             rows = tables[table] = call(source.silver_transform(table), tables, source)
@@ -96,7 +97,7 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
     tables: dict[str, DataFrame] = {}
     for table in [*source.parsed_tables, *source.derived_tables]:
         if table in source.parsed_tables:
-            evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), [])
+            evaluated = gate.evaluate(_shape(run, source, table), [])
             if len(source.parsed_tables) == 1:
                 held_back = _quarantined(evaluated, source.tables[table])
                 tables["quarantined"] = run.spark.createDataFrame([], held_back.schema)
@@ -112,6 +113,7 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
     if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
         return None
+    _ensure_secret(run, source)
     reports: list[SilverReport] = []
     for table in source.parsed_tables:
         if not run.lake.exists(bronze_table(source, source.parsed_tables[table])):
@@ -122,10 +124,26 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     return reduce(SilverReport.plus, reports) if reports else None
 
 
+def _ensure_secret(run: Run, source: Source) -> None:
+    """Makes the secret of the source's ids, if it needs one and has none.
+
+    What silver has by then has ids that were made otherwise, and so is refined anew: the same record, delivered once
+    more, would count twice. This is written down first, for a crash in between.
+    """
+    needing = [table for table in source.parsed_tables if _needs_secret(source, table)]
+    if not needing or id_secret.is_there(run.lake, source.name):
+        return
+    batches = {event.batch_id for event in run.ledger.history(source.name).loaded()}
+    done = (run.lake.written_through(silver_table(source, table), silver_writer(source, table)) for table in needing)
+    if batches and any(done):
+        run.ledger.ask(source.name, "backfill", sorted(batches))
+    id_secret.make(run.lake, source.name)
+
+
 def _make_empty(run: Run, source: Source, table: str) -> None:
     """Other tables of the source are computed from this one too: to them it is there, with no rows yet."""
     if not run.lake.exists(silver_table(source, table)):
-        evaluated = gate.evaluate(_parsed(source, table, _no_rows(run, source, table)), [])
+        evaluated = gate.evaluate(_shape(run, source, table), [])
         run.lake.overwrite(_columns(evaluated), silver_table(source, table))
 
 
@@ -200,7 +218,8 @@ def _evaluated(
     declared = source.tables[table]
     needed = {rule.needs[0] for rule in declared.rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in needed}
-    parsed = gate.answered(_parsed(source, table, _live(bronze, scope)), declared.rules, declared.key, known, tables)
+    parsed = _parsed(run, source, table, _live(bronze, scope))
+    parsed = gate.answered(parsed, declared.rules, declared.key, known, tables)
     evaluated = gate.evaluate(parsed, declared.rules)
     if scope.request is None or scope.request.kind != "replay" or scope.rebuild:
         return evaluated
@@ -286,16 +305,32 @@ def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
     return local_rows(run.spark, rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 
 
-def _parsed(source: Source, table: str, bronze: DataFrame) -> DataFrame:
-    return call(source.silver_transform(table), {"raw": bronze}, source)
+def _parsed(run: Run, source: Source, table: str, bronze: DataFrame) -> DataFrame:
+    return _parse(source, table, bronze, id_secret.read(run.lake, source.name) if _needs_secret(source, table) else "")
 
 
-def call(function: Transform, tables: Mapping[str, DataFrame], source: Source) -> DataFrame:
-    """Calls a transform with what its parameters name: tables, and settings of the source.
+def _shape(run: Run, source: Source, table: str) -> DataFrame:
+    """What parsing bronze makes, without rows."""
+    return _parse(source, table, _no_rows(run, source, table), "")
+
+
+def _parse(source: Source, table: str, bronze: DataFrame, secret: str) -> DataFrame:
+    return call(source.silver_transform(table), {"raw": bronze}, source, {id_secret.PARAMETER: secret})
+
+
+def _needs_secret(source: Source, table: str) -> bool:
+    return id_secret.PARAMETER in input_names(source.silver_transform(table))
+
+
+def call(
+    function: Transform, tables: Mapping[str, DataFrame], source: Source, others: Mapping[str, object] | None = None
+) -> DataFrame:
+    """Calls a transform with what its parameters name: tables, settings of the source, or `others`.
 
     Raises ConfigurationError for a name that is neither, and for a setting that the transform refuses.
     """
-    available, place = {**source.settings(), **tables}, f"{SOURCES_FOLDER / source.name}.yaml, parameters"
+    available = {**source.settings(), **(others or {}), **tables}
+    place = f"{SOURCES_FOLDER / source.name}.yaml, parameters"
     names = input_names(function)
     if unknown := [name for name in names if name not in available]:
         where = f"transforms/{source.name}.py, {function.__name__}: no table or parameter is called {unknown[0]!r}"

@@ -142,6 +142,9 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     cluster: Cluster, sample: Sample, tmp_path: Path, database: Database
 ) -> None:
     other = Place(tmp_path, database)
+    # The same records get the same ids where the secret is the same.
+    secrets = Path(other.settings.lakehouse, "ops/id_secrets")
+    shutil.copytree(Path(sample.place.settings.lakehouse, "ops/id_secrets"), secrets)
     submit = ["spark-submit", "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m"]
     java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"

@@ -4,6 +4,8 @@ import bz2
 import gzip
 import json
 import os
+import stat
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -209,6 +211,30 @@ def test_a_new_file_makes_a_new_release_readers_see_one_and_what_they_own_stays(
     assert published.account("silver")["contacts/b.jsonl"] == (2, 1, 0, 1, 0)
 
 
+def test_without_the_secret_of_its_ids_a_lakehouse_makes_them_all_anew(lab: Lab) -> None:
+    contacts, ids = with_gold("contacts", "contacts"), "SELECT contact_id FROM gold.contacts ORDER BY started_at"
+    secret = Path(lab.settings.lakehouse, "ops/id_secrets/contacts")
+    lab.land("contacts/a.jsonl", lines(1, 2))
+    lab.run(contacts)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    first, known = lab.query(ids), secret.read_text()
+    assert [file.name for file in secret.parent.iterdir()] == ["contacts"]
+
+    lab.land("contacts/b.jsonl", lines(2, 3))
+    secret.write_text(known[:-1])
+    with pytest.raises(AssayError, match=r"ops/id_secrets/contacts .*64 hexadecimal digits") as error:
+        lab.run(contacts)
+    assert "once the file is removed" in str(error.value)
+    secret.unlink()
+    assert lab.run(contacts).release_id == 2
+    assert secret.read_text() != known
+    second = lab.query(ids)
+    assert (len(second), set(second) & set(first)) == (3, set()), "the same record is still the same contact"
+    accounts = lab.account("silver")
+    assert (accounts["contacts/a.jsonl"][:2], accounts["contacts/b.jsonl"][:2]) in [((2, 2), (2, 1)), ((2, 1), (2, 2))]
+    assert (lab.run(contacts).release_id, lab.query(ids)) == (None, second)
+
+
 def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +247,11 @@ def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(
     says = r"silver.contacts.contacts does not balance \(file contacts/b.jsonl, batch 2\)"
     with monkeypatch.context() as patch:
         # What is left is known already, so that no gold table changes.
-        patch.setattr(module, "contacts", lambda raw, timezone: whole(raw.where("_raw not like '%09:02:%'"), timezone))
+        patch.setattr(
+            module,
+            "contacts",
+            lambda raw, timezone, id_secret: whole(raw.where("_raw not like '%09:02:%'"), timezone, id_secret),
+        )
         with pytest.raises(AssayError, match=says):
             lab.run(contacts)
     with pytest.raises(AssayError, match=says) as error:

@@ -43,7 +43,7 @@ def frames(lab: Lab, name: str) -> dict[str, DataFrame]:
     """Each table of a source as its transform makes it, from tables without rows."""
     run, source = lab.start(), load_sources([name])[0]
     tables = gold.shapes(run, source) | silver.shapes(run, source)  # silver first, as for gold
-    made = {table: silver._parsed(source, table, silver._no_rows(run, source, table)) for table in source.parsed_tables}
+    made = {table: silver._shape(run, source, table) for table in source.parsed_tables}
     made |= {t: silver.call(source.silver_transform(t), tables, source) for t in source.derived_tables}
     return made | {f"gold.{t}": silver.call(source.gold_transform(t), tables, source) for t in source.gold_tables}
 

@@ -38,14 +38,16 @@ SHE_THEY = "She/They"
 # -- silver --
 
 
-def contacts(raw: DataFrame, timezone: str) -> DataFrame:
+def contacts(raw: DataFrame, timezone: str, id_secret: str) -> DataFrame:
     """One row per raw line, whatever it holds: what could be read of the contact, and helper columns for the rules.
+
+    `contact_id` is the same for the same record, and without `id_secret` nobody can tell which record it is of.
 
     `counselor_names` (trimmed) and `transferred_at` (NULL for a time that cannot be read) are in the sender's order,
     and are empty or NULL where the sender gives none. Ratings and risks are kept outside 1..5, too. Times without an
     offset are local to `timezone`.
     """
-    read = _texts(raw).select(
+    read = _texts(raw, id_secret).select(
         *ENGINE_COLUMNS,
         "_is_json",
         "contact_id",
@@ -286,7 +288,7 @@ def pronoun_risk(pronoun_risk_levels: DataFrame) -> DataFrame:
 # -- steps to silver --
 
 
-def _texts(raw: DataFrame) -> DataFrame:
+def _texts(raw: DataFrame, id_secret: str) -> DataFrame:
     """Each line's fields as trimmed text, NULL where missing; `contact_id` from the fields as they came.
 
     Spark reads the first value of a text and ignores what follows. In brackets and followed by an empty object, a line
@@ -299,7 +301,7 @@ def _texts(raw: DataFrame) -> DataFrame:
     bare = records.select(
         *ENGINE_COLUMNS,
         F.col("record").isNotNull().alias("_is_json"),
-        F.when(F.col("record").isNotNull(), _contact_id("record")).alias("contact_id"),
+        F.when(F.col("record").isNotNull(), _contact_id("record", id_secret)).alias("contact_id"),
         *[trimmed(F.col(f"record.{field}")).alias(field) for field in FIELDS],
     )
     return bare.select(
@@ -310,11 +312,14 @@ def _texts(raw: DataFrame) -> DataFrame:
     )
 
 
-def _contact_id(record: str) -> Column:
-    """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text."""
+def _contact_id(record: str, secret: str) -> Column:
+    """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text.
+
+    Decision: of a secret, too. Analysts see the id and all fields but name and place: those they could try out.
+    """
     values = [F.col(f"{record}.{field}") for field in FIELDS]
     measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
-    return F.left(F.sha2(F.concat(*measured), 256), F.lit(32))
+    return F.left(F.sha2(F.concat(F.lit(secret), *measured), 256), F.lit(32))
 
 
 def _counselor_id(name: Column) -> Column:

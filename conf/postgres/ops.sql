@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS ops.release_tables (
   definition TEXT NOT NULL,
   PRIMARY KEY (release_id, table_name)
 );
-COMMENT ON TABLE ops.release_tables IS 'One row per release and table: what each table held in that release';
+COMMENT ON TABLE ops.release_tables IS 'One row per release and table that one may read: what each table held in that release';
 COMMENT ON COLUMN ops.release_tables.release_id IS 'The release';
 COMMENT ON COLUMN ops.release_tables.table_name IS 'The table with its schema, e.g. gold.contacts';
 COMMENT ON COLUMN ops.release_tables.delta_version IS 'The version of the Delta table that was published';
@@ -49,6 +49,15 @@ COMMENT ON COLUMN ops.release_tables.definition IS 'Fingerprint of its declared 
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.release_tables'::regclass AND attname = 'withheld_checksum') THEN
     ALTER TABLE ops.release_tables ADD COLUMN withheld_checksum TEXT;
+  END IF;
+END $$;
+-- Checksums of two releases tell the hash of the one row that came between them, and so what it may hold: who may not read
+-- a table does not see what releases hold of it.
+DO $$ BEGIN
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'ops.release_tables'::regclass) THEN
+    CREATE POLICY readers ON ops.release_tables FOR SELECT
+      USING (has_schema_privilege(split_part(table_name, '.', 1), 'USAGE'));
+    ALTER TABLE ops.release_tables ENABLE ROW LEVEL SECURITY;
   END IF;
 END $$;
 COMMENT ON COLUMN ops.release_tables.withheld_checksum IS 'Checksum of newer rows that a rollback holds back; they are published when a table of the source changes';

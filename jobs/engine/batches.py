@@ -12,6 +12,7 @@ from typing import Literal
 from jobs.engine.landing import EMPTY, LandingFile, Unreadable
 
 Status = Literal["loaded", "known", "rejected"]
+Kind = Literal["replay", "backfill"]
 Delivery = tuple[int, str]
 """A batch id and a path: where the rows of one content stand in bronze."""
 
@@ -41,7 +42,7 @@ class Request:
     """
 
     batch_id: int
-    kind: Literal["replay", "backfill"]
+    kind: Kind
     batches: tuple[int, ...]
     rule: str | None = None
 

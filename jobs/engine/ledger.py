@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.engine.batches import FileEvent, History, Request
+from jobs.engine.batches import FileEvent, History, Kind, Request
 from jobs.engine.delta import Lakehouse
 from jobs.engine.local_rows import local_rows
 from jobs.engine.rules import RuleResult
@@ -124,11 +124,13 @@ class Ledger:
                 requests[row["source"]].append(request)
             self._histories |= {source: History(files[source], requests[source]) for source in unknown}
 
-    def record_request(self, source: str, request: Request) -> None:
+    def ask(self, source: str, kind: Kind, batches: Sequence[int], rule: str | None = None) -> Request:
         """Records that rows are to go through silver once more; the run that does it may be a later one."""
+        request = Request(self.history(source).newest_batch + 1, kind, tuple(batches), rule)
         rows = self._stamped([{"source": source, **asdict(request), "batches": list(request.batches)}], REQUEST_SCHEMA)
         self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
         self._histories[source] = self.history(source).asked(request)
+        return request
 
     def ingested_between(self, source: str, first: date, last: date) -> list[int]:
         """The batches planned on days from `first` to `last`, both included, in UTC."""

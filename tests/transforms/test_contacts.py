@@ -26,7 +26,7 @@ ASSIGNMENTS = (
     "started_at TIMESTAMP, ended_at TIMESTAMP"
 )
 YAN, FRANK, SUSAN = "Yan Delacroix", "Frank López-Patel", "Susan O'Neil"
-ABSENT = object()
+ABSENT, SECRET = object(), "not known"
 BASE_RECORD = {
     "time_call_began": "2023-01-01 09:35:00",
     "time_call_ended": "2023-01-01 11:09:00",
@@ -72,8 +72,8 @@ def raw(spark: SparkSession, lines: Iterable[str | None], rescued: str | None = 
     return frame_of(spark, rows, BRONZE)
 
 
-def parsed(spark: SparkSession, *lines: str, timezone: str = "UTC") -> DataFrame:
-    return source.contacts(raw(spark, lines), timezone)
+def parsed(spark: SparkSession, *lines: str, timezone: str = "UTC", secret: str = SECRET) -> DataFrame:
+    return source.contacts(raw(spark, lines), timezone, secret)
 
 
 def contacts(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
@@ -91,7 +91,7 @@ def held(spark: SparkSession, *rows: tuple[str, str, datetime, datetime]) -> Dat
 def assert_violations(spark: SparkSession, cases: list[tuple[str | None, list[str]]]) -> None:
     """Each line breaks exactly these rules."""
     expected = spark.createDataFrame(cases, "_raw STRING, violations ARRAY<STRING>")
-    frame = source.contacts(raw(spark, [text for text, _ in cases]), "UTC")
+    frame = source.contacts(raw(spark, [text for text, _ in cases]), "UTC", SECRET)
     actual = with_violations(frame, "contacts", "contacts").select("_raw", "violations")
     assert_df_equality(actual, expected, ignore_nullable=True)
 
@@ -104,14 +104,14 @@ class TestReading:
 
     def test_the_engines_columns_pass_through(self, spark: SparkSession) -> None:
         bronze = raw(spark, [line(), "junk", None], rescued="aGk=")
-        assert_df_equality(source.contacts(bronze, "UTC").select(*bronze.columns), bronze)
+        assert_df_equality(source.contacts(bronze, "UTC", SECRET).select(*bronze.columns), bronze)
 
     def test_every_row_comes_out_once_whatever_it_holds(self, spark: SparkSession) -> None:
         values = st.none() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers(), max_size=2)
         records = examples(st.dictionaries(st.sampled_from(sorted(BASE_RECORD)), values))
         lines = [json.dumps({**BASE_RECORD, **record}) for record in records] + examples(st.text())
         bronze = raw(spark, [text.replace("\ud800", "") for text in lines])
-        checked = with_violations(source.contacts(bronze, "Europe/Paris"), "contacts", "contacts")
+        checked = with_violations(source.contacts(bronze, "Europe/Paris", SECRET), "contacts", "contacts")
         assert_df_equality(checked.select(*bronze.columns), bronze)
         assert len(checked.collect()) == len(lines)
 
@@ -167,7 +167,11 @@ class TestContactId:
         assert bad is None
 
     def test_it_stays_the_same_from_release_to_release(self, spark: SparkSession) -> None:
-        assert self.ids(spark, line()) == ["e0b099bee6afc77c817e6ae6fcaca901"]
+        assert self.ids(spark, line()) == ["43cc25824c40e022d1232a3f9116aaed"]
+
+    def test_who_knows_the_record_but_not_the_secret_cannot_tell_its_id(self, spark: SparkSession) -> None:
+        made = {parsed(spark, line(), secret=secret).select("contact_id").collect()[0][0] for secret in ("", "a", "b")}
+        assert len(made) == 3
 
     def test_key_order_white_space_and_unknown_keys_do_not_matter(self, spark: SparkSession) -> None:
         record = {**BASE_RECORD, "counselors": ["Ann", "Bo"]}
@@ -225,7 +229,7 @@ class TestRules:
 
     def test_a_line_that_is_not_utf8_is_held_back(self, spark: SparkSession) -> None:
         bronze = raw(spark, [line(counselors="['Frank L\ufffdpez-Patel']", transfer_timestamps="[]")], rescued="8w==")
-        checked = with_violations(source.contacts(bronze, "UTC"), "contacts", "contacts")
+        checked = with_violations(source.contacts(bronze, "UTC", SECRET), "contacts", "contacts")
         assert_rows(checked.select("violations"), [(["is_utf8"],)])
 
     @pytest.mark.parametrize(("field", "rule"), [("time_call_began", "has_start"), ("time_call_ended", "has_end")])
