@@ -148,6 +148,8 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         for name, published in source.publish.items()
     }
     with postgres.connect(target) as connection, any_version(run.spark):
+        if not dry_run:
+            postgres.keep_others_off(connection)
         wanted = _wanted(run, connection, to)
         if not dry_run:
             postgres.prepare(connection, publish.reader_passwords(run.settings))
@@ -179,7 +181,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
             with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
                 report.release_id = postgres.release(connection, run.run_id, run.ledger.identity(), items, [], to)
                 assert report.release_id is not None
-                postgres.withhold(connection, _withheld(run, declared, {**last, **wanted}))
+                postgres.withhold(connection, _withheld(run, declared, last, wanted, moved))
                 moved_names = [source.name for source in moved]
                 postgres.record_documents(connection, report.release_id, documents, moved_names)
         postgres.drop_staging(connection, items)
@@ -279,11 +281,25 @@ def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
         )
 
 
-def _withheld(run: Run, declared: Mapping[str, _Declared], live: Mapping[str, ReleasedTable]) -> dict[str, str | None]:
-    """By table: the checksum of the newest rows in gold, where those are not the ones that are live."""
+def _withheld(
+    run: Run,
+    declared: Mapping[str, _Declared],
+    last: Mapping[str, ReleasedTable],
+    wanted: Mapping[str, ReleasedTable],
+    moved: Sequence[Source],
+) -> dict[str, str | None]:
+    """By table: the checksum of the newest rows in gold, where those are not the ones that are live.
+
+    Of sources that the rollback leaves as they were, no rows are held back that were not before: they may only wait for
+    a run to publish them.
+    """
+    live = {**last, **wanted}
+    concerned = [
+        n for n, table in declared.items() if table.source in moved or (n in last and last[n].withheld_checksum)
+    ]
     states = run.ledger.table_states()
     return {
         name: state.checksum if (state.row_count, state.checksum) != live[name].rows else None
-        for name, table in declared.items()
-        if name in live and (state := states.get(gold_table(table.source, table.name)))
+        for name in concerned
+        if name in live and (state := states.get(gold_table(declared[name].source, declared[name].name)))
     }

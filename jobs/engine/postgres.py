@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
@@ -22,7 +23,11 @@ RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
 # Any number will do, so long as every publisher takes the same one.
-_PUBLISH_LOCK = 0x61737361
+_PUBLISH_LOCK, _STAGING_LOCK = 0x61737361, 0x61737362
+_SECONDS_TO_WAIT = 60
+# Nothing is said on the connection while staging tables are filled; one whose host vanished is to end before long.
+_LONG_SESSION = """SET idle_session_timeout = 0;
+SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
 # How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
 _JDBC_REFUSED = re.compile(r'PSQLException: ERROR: (?!.*No space left on device)([^"\n]*"?)')
@@ -57,6 +62,25 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
             f"({type(error).__name__ if isinstance(error, psycopg.Error) else 'over JDBC'})",
             "the release is there whole or not at all (assay releases); see the server's log, then run again",
         ) from error
+
+
+def keep_others_off(connection: psycopg.Connection[Any]) -> None:
+    """Lets no other publisher in until the connection is closed.
+
+    Staging tables are the same for all of them: rows of another lakehouse could come between loading and release.
+    Raises AssayError if another one is still at work after a minute.
+    """
+    connection.execute(_LONG_SESSION)
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_SECONDS_TO_WAIT}s"])
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [_STAGING_LOCK])
+    except psycopg.errors.LockNotAvailable:
+        raise AssayError(
+            f"another Assay publishes to Postgres at {connection.info.host}:{connection.info.port}, database "
+            f"{connection.info.dbname}; nothing was published",
+            "run again once it is done (assay releases); a database is for one lakehouse",
+        ) from None
+    connection.execute("RESET lock_timeout")
 
 
 def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
@@ -309,7 +333,8 @@ def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str]
     """Copies rows of the ledger to an ops table."""
     with connection.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
         for row in rows:
-            copy.write_row(row)
+            # Spark gives times in the zone of this machine, and Postgres would take them for times in its own.
+            copy.write_row([value.astimezone(UTC) if isinstance(value, datetime) else value for value in row])
 
 
 def drop_staging(connection: psycopg.Connection[Any], items: Sequence[Publication]) -> None:

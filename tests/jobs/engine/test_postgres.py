@@ -2,12 +2,15 @@
 
 import random
 import string
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
 import pytest
+from pyspark.sql import Row
 
 from jobs.engine import postgres
 from jobs.engine.database import Database
@@ -233,6 +236,28 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
         connection.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO plain')
         connection.execute("ALTER ROLE plain CREATEROLE")
     assert publish(plain_user, thing(ID_N, 1), (1, 1)) == 1
+    # What an administrator puts there, or takes from readers, stays so.
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        may_read = "SELECT has_table_privilege('analyst', 'gold.things', 'SELECT')"
+        assert connection.execute(may_read).fetchone() == (True,)
+        connection.execute("CREATE VIEW gold.mine AS SELECT 1 AS n; REVOKE SELECT ON gold.things FROM analyst")
+        assert publish(plain_user, thing(ID_N, 1), (2, 1)) == 2
+        assert connection.execute(may_read).fetchone() == (False,)
+
+
+def test_times_of_the_ledger_are_the_same_in_every_zone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Paris")
+    time.tzset()
+    try:
+        with postgres.connect(database) as connection:
+            connection.execute("SET timezone = 'America/New_York'; CREATE TEMP TABLE times (at timestamptz)")
+            at = datetime(2026, 7, 1, 12, 0, 0, 123456)  # as Spark gives it: in the machine's zone
+            postgres.copy_new(connection, "times", ["at"], [Row(at)])
+            (found,) = connection.execute("SELECT at AT TIME ZONE 'UTC' FROM times").fetchone() or ()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found == datetime(2026, 7, 1, 10, 0, 0, 123456)
 
 
 @pytest.mark.parametrize(
