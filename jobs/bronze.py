@@ -26,6 +26,7 @@ from jobs.engine.sources import RawTable, Source
 # From here on, to look up each path costs more than to read some files in vain.
 MANY_FILES = 500
 CHANGED = "the file was changed or taken away before it was read"
+CHANGED_MEANWHILE = "the file was changed while it was read"
 
 
 @dataclass
@@ -135,10 +136,16 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
 def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
     files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
+    is_accounted = _is_accounted(run, source, batch_id)
     if unread := unread_tables(run, source, files, batch_id):
-        report.events += _append(run, source, batch_id, unread, files, report)
-    if not _is_accounted(run, source, batch_id):
-        accounts = _accounts(run, source, batch_id)
+        files = _append(run, source, batch_id, unread, files, report)
+        report.events += files
+    elif not is_accounted:
+        # A crash came before the second look at them. What was taken away since was read to its end.
+        there = {file.path for file in listing(run, source)}
+        _without_changed(run, source, [f for f in files if f.source_file in there], CHANGED_MEANWHILE, report)
+    if not is_accounted:
+        accounts = _without_unseen(run, source, files, _accounts(run, source, batch_id), report)
         run.ledger.record_accounts(accounts)
         report.rows_read += sum(account.rows_read for account in accounts)
         report.rows_deduplicated += sum(account.rows_deduplicated for account in accounts)
@@ -153,20 +160,40 @@ def _append(
 ) -> list[FileEvent]:
     """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
     root, _ = _landing(run, source)
-
-    def without_changed(files: list[FileEvent], reason: str) -> list[FileEvent]:
-        changed = {e.source_file: e for e in no_longer_as_planned(files, listing(run, source), reason)}
-        files = [changed.get(file.source_file, file) for file in files]
-        return _without(run, source, files, dict.fromkeys(changed, reason), report)
-
-    files = without_changed(files, CHANGED)
+    files = _without_changed(run, source, files, CHANGED, report)
     books = [file.source_file for file in files if source.is_workbook(file.source_file)]
     if books:
         unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
         files = _without(run, source, files, unfit, report)
     for raw in raw_tables:
         files = _append_to(run, source, raw, batch_id, files, report)
-    return without_changed(files, "the file was changed while it was read")
+    return _without_changed(run, source, files, CHANGED_MEANWHILE, report)
+
+
+def _without_changed(
+    run: Run, source: Source, files: list[FileEvent], reason: str, report: BronzeReport
+) -> list[FileEvent]:
+    """`files` less those that were changed or taken away; the ledger records these with the reason."""
+    changed = {e.source_file: e for e in no_longer_as_planned(files, listing(run, source), reason)}
+    files = [changed.get(file.source_file, file) for file in files]
+    return _without(run, source, files, dict.fromkeys(changed, reason), report)
+
+
+def _without_unseen(
+    run: Run, source: Source, files: list[FileEvent], accounts: list[RowAccount], report: BronzeReport
+) -> list[RowAccount]:
+    """The accounts less those of files of lines that Spark read nothing of, which the ledger records as set aside.
+
+    No file that is read is empty, so Spark has passed it over; its content would count as read for good.
+    """
+    loaded = {file.source_file for file in files}
+    unseen = {
+        account.source_file: "Spark reads nothing of it: rename it"
+        for account in accounts
+        if not account.rows_read and account.source_file in loaded and source.raw[account.table_name].format == "lines"
+    }
+    _without(run, source, files, unseen, report, may_pass=True)
+    return [account for account in accounts if account.source_file not in unseen]
 
 
 def _append_to(
@@ -192,7 +219,9 @@ def _append_to(
                 continue
             if broken is None:
                 raise
-            files = _without(run, source, files, {broken[0]: f"the file could not be read: {broken[1]}"}, report)
+            # It could be read when its content was hashed, a moment ago: the fault may pass.
+            reasons = {broken[0]: f"the file could not be read: {broken[1]}"}
+            files = _without(run, source, files, reasons, report, may_pass=True)
     return files
 
 
@@ -248,11 +277,20 @@ def _sheet(raw: RawTable) -> workbooks.Sheet:
 
 
 def _without(
-    run: Run, source: Source, files: list[FileEvent], reasons: Mapping[str, str], report: BronzeReport
+    run: Run,
+    source: Source,
+    files: list[FileEvent],
+    reasons: Mapping[str, str],
+    report: BronzeReport,
+    *,
+    may_pass: bool = False,
 ) -> list[FileEvent]:
-    """`files` less those that `reasons` names; the ledger records these with the reason."""
+    """`files` less those that `reasons` names; the ledger records these with the reason.
+
+    If it `may_pass`, without their size: so the next plan takes them for new ones.
+    """
     events = [
-        replace(event, status="rejected", reason=reasons[event.source_file])
+        replace(event, status="rejected", reason=reasons[event.source_file], size=-1 if may_pass else event.size)
         for event in files
         if event.source_file in reasons
     ]

@@ -209,6 +209,8 @@ def _parsed(source: Source) -> list[str]:
 def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) -> set[str]:
     """Adds what silver would do once bronze is done; returns the Delta tables that it would change."""
     changing: set[str] = set()
+    if request := silver.settings_request(run, source, after):
+        after = after.asked(request)
     loaded = [event.source_file for event in after.loaded()]
     has_bronze = {
         raw: run.lake.exists(bronze.bronze_table(source, raw))
@@ -250,6 +252,8 @@ def _why(source: Source, table: str, scope: silver.Scope, done: int) -> str:
 def _request(request: Request) -> str:
     batches = some([str(batch) for batch in request.batches])
     rule = f", rule {request.rule}" if request.rule else ""
+    if request.kind == "settings":
+        return f"the settings that rows are parsed with have changed (batches {batches})"
     return f"{request.kind} {request.batch_id} was asked for (batches {batches}{rule})"
 
 

@@ -22,10 +22,10 @@ from jobs.engine.ledger import Ledger
 from jobs.engine.postgres import DocumentName, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
-from jobs.engine.sources import SOURCES_FOLDER, Source
+from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
 from jobs.engine.versions import any_version, together
 from jobs.gold import gold_table
-from jobs.silver import quarantine_table, silver_table
+from jobs.silver import quarantine_table, silver_table, silver_writer
 
 ACCOUNT_COLUMNS = [
     "run_id", "source", "layer", "table_name", "source_file", "rows_read", "rows_written", "rows_quarantined",
@@ -54,7 +54,8 @@ _WHY_REFUSED = (
 class PublishReport:
     """The release made (None if nothing had changed), its tables, and the files written beside it, in words.
 
-    `held_back` are the sources that show an older release since a rollback, and go on to.
+    `held_back` are the sources that show an older release since a rollback, and go on to; `left` the tables that are
+    published and that no source declares any longer.
     """
 
     release_id: int | None = None
@@ -62,6 +63,7 @@ class PublishReport:
     unchanged: list[str] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,16 @@ def verify_accounts(run: Run, source: Source) -> None:
     """Raises AssayError if the rows of the source do not balance."""
     read = [Accounted(source.name, "bronze", raw, bronze_table(source, raw)) for raw in source.raw]
     refined = [
-        Accounted(source.name, "silver", table, silver_table(source, table), quarantine_table(source, table))
-        for table in source.parsed_tables
+        Accounted(
+            source.name,
+            "silver",
+            table,
+            silver_table(source, table),
+            quarantine_table(source, table),
+            bronze_table(source, raw),
+            run.lake.written_through(silver_table(source, table), silver_writer(source, table)),
+        )
+        for table, raw in source.parsed_tables.items()
     ]
     accounts.verify(run.lake, run.ledger, [t for t in (*read, *refined) if run.lake.exists(t.table)])
 
@@ -117,6 +127,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     """
     items, lakehouse = {source.name: publications(run, source) for source in sources}, run.ledger.identity()
     with postgres.connect(target) as connection:
+        postgres.keep_others_off(connection)
         postgres.prepare(connection, reader_passwords(run.settings))
         if not take_over:
             postgres.verify_owner(connection, lakehouse)
@@ -167,7 +178,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         )
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
-    return PublishReport(release_id, *names, written, [source.name for source in held_back])
+    declared = {f"{table.schema_}.{name}" for one in [*load_sources(), *sources] for name, table in one.publish.items()}
+    left = sorted(last.keys() - declared)
+    return PublishReport(release_id, *names, written, [source.name for source in held_back], left)
 
 
 def stage(

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from jobs import bronze, gold, publish, silver
@@ -107,6 +108,10 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
     summary.warnings += [
         f"{name}: shows an older release since a rollback, until its rows change" for name in report.held_back
     ]
+    summary.warnings += [
+        f"{name}: no source publishes it now, and it stays as it was: drop it, or take it from its readers (REVOKE)"
+        for name in report.left
+    ]
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
@@ -118,6 +123,7 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
 def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> None:
     read, made = refined.read, refined.made
     line = SourceLine(source.name, _files(read), seconds=run.steps.seconds(source.name))
+    summary.warnings += _from_the_future(run, source, read)
     line.rows_in = line.dedup = read.rows_deduplicated
     if made:
         line.rows_in += made.rows_read
@@ -135,6 +141,20 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
         if result.violations and result.rule.action == "warn":
             found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
             summary.warnings.append(found)
+
+
+def _from_the_future(run: Run, source: Source, read: BronzeReport) -> list[str]:
+    """A warning for each new file that was modified in time to come, where the newest file counts."""
+    rows, extracts = source.tables.values(), source.raw.values()
+    if not any(table.keep == "newest" for table in rows) and not any(raw.full_extract for raw in extracts):
+        return []
+    tomorrow = (run.started_at + timedelta(days=1)).timestamp() * 1000
+    return [
+        f"{event.source_file}: its modification time is to come, and until then it counts as newer than any other: "
+        "give it its true time (touch -d)"
+        for event in read.events
+        if event.status != "rejected" and event.modified_at > tomorrow
+    ]
 
 
 def _files(read: BronzeReport) -> str:

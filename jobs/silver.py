@@ -4,6 +4,8 @@ Only batches that silver has not seen are read, unless a file replaced in place 
 is declared to be always rebuilt: then it is made anew from all live bronze rows.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import reduce
@@ -18,7 +20,7 @@ from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.ledger import RowAccount
+from jobs.engine.ledger import RowAccount, TableState
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
@@ -113,7 +115,7 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
     if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
         return None
-    _ensure_secret(run, source)
+    _see_to_settings(run, source)
     reports: list[SilverReport] = []
     for table in source.parsed_tables:
         if not run.lake.exists(bronze_table(source, source.parsed_tables[table])):
@@ -124,20 +126,48 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     return reduce(SilverReport.plus, reports) if reports else None
 
 
-def _ensure_secret(run: Run, source: Source) -> None:
-    """Makes the secret of the source's ids, if it needs one and has none.
+def _see_to_settings(run: Run, source: Source) -> None:
+    """Has all rows parsed anew if they were with other settings than the present ones; makes a secret where none is.
 
-    What silver has by then has ids that were made otherwise, and so is refined anew: the same record, delivered once
-    more, would count twice. This is written down first, for a crash in between.
+    Otherwise old rows would be in one time zone and new ones in another, or have two ids, and count twice. What is to
+    be done is written down before what has been seen, for a crash in between.
     """
-    needing = [table for table in source.parsed_tables if _needs_secret(source, table)]
-    if not needing or id_secret.is_there(run.lake, source.name):
-        return
-    batches = {event.batch_id for event in run.ledger.history(source.name).loaded()}
-    done = (run.lake.written_through(silver_table(source, table), silver_writer(source, table)) for table in needing)
-    if batches and any(done):
-        run.ledger.ask(source.name, "backfill", sorted(batches))
-    id_secret.make(run.lake, source.name)
+    if any(_needs_secret(source, table) for table in source.parsed_tables) and not id_secret.is_there(
+        run.lake, source.name
+    ):
+        id_secret.make(run.lake, source.name)
+    if request := settings_request(run, source, run.ledger.history(source.name)):
+        run.ledger.ask(source.name, request.kind, request.batches)
+    run.ledger.record_table_states(_parsed_otherwise(run, source))
+
+
+def settings_request(run: Run, source: Source, history: History) -> Request | None:
+    """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
+    silver = [(silver_table(source, table), silver_writer(source, table)) for table in source.parsed_tables]
+    batches = {event.batch_id for event in history.loaded()}
+    if not batches or not any(run.lake.written_through(*each) for each in silver) or not _parsed_otherwise(run, source):
+        return None
+    return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
+
+
+def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:
+    """The states of those parsed tables of which another one is recorded: of settings and secret, by fingerprint."""
+    states = run.ledger.table_states()
+    now = {silver_table(source, table): _settings_of(run, source, table) for table in source.parsed_tables}
+    return [
+        TableState(table, 0, {}, fingerprint, 0, "")
+        for table, fingerprint in now.items()
+        if fingerprint != (states[table].logic if table in states else "")
+    ]
+
+
+def _settings_of(run: Run, source: Source, table: str) -> str:
+    """A fingerprint of what a table is parsed with, beside bronze and code; empty if that is nothing."""
+    named, settings = input_names(source.silver_transform(table)), source.settings()
+    found = {name: settings[name] for name in named if name in settings}
+    if _needs_secret(source, table) and id_secret.is_there(run.lake, source.name):
+        found[id_secret.PARAMETER] = id_secret.read(run.lake, source.name)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] if found else ""
 
 
 def _make_empty(run: Run, source: Source, table: str) -> None:
@@ -170,7 +200,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
         quarantined = _quarantined(held_back, declared)
-        if run.lake.written_through(quarantine, writer) > run.lake.written_through(target, writer):
+        if _is_quarantine_ahead(run, source, table):
             run.lake.replace(quarantined, quarantine, scope.where)
         else:
             _write(run, quarantined, quarantine, writer, scope)
@@ -184,10 +214,18 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         return report
 
 
+def _is_quarantine_ahead(run: Run, source: Source, table: str) -> bool:
+    """Whether a crash came between the two writes of a pass."""
+    quarantine, silver = quarantine_table(source, table), silver_table(source, table)
+    writer = silver_writer(source, table)
+    return run.lake.written_through(quarantine, writer) > run.lake.written_through(silver, writer)
+
+
 def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> DataFrame:
     """Bronze rows as the present parser and rules see them; nothing is written. `asked` names them by ROW."""
     raw, target = source.parsed_tables[table], silver_table(source, table)
-    scope = Scope(0, finished_batch(run, source), True, frozenset(history(run, source, raw).dead()))
+    finished = finished_batch(run, source)
+    scope = Scope(0, finished, True, frozenset(history(run, source, raw).through(finished).dead()))
     bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
     if not source.tables[table].is_always_rebuilt:  # no other rows are needed to read these
         bronze = bronze.join(F.broadcast(asked), list(ROW), "left_semi")
@@ -221,13 +259,18 @@ def _evaluated(
     parsed = _parsed(run, source, table, _live(bronze, scope))
     parsed = gate.answered(parsed, declared.rules, declared.key, known, tables)
     evaluated = gate.evaluate(parsed, declared.rules)
-    if scope.request is None or scope.request.kind != "replay" or scope.rebuild:
+    is_replay = scope.request is not None and scope.request.kind == "replay" and not scope.rebuild
+    quarantine = quarantine_table(source, table)
+    if not is_replay or not run.lake.exists(quarantine):
         return evaluated
-    held = run.lake.read(quarantine_table(source, table)).where(scope.covers())
+    held = run.lake.read(quarantine).where(scope.covers())
     names = F.transform("reasons", lambda reason: reason["rule"])
-    asked = F.array_contains(names, scope.request.rule) if scope.request.rule else F.lit(True)
+    rule = scope.request.rule if scope.request else None
+    asked = F.array_contains(names, rule) if rule else F.lit(True)
     held = held.groupBy(*ROW).agg(F.max(F.when(~asked, names)).alias("_held_for"), F.lit(True).alias("_was_held"))
-    is_valid_before = F.col("_was_held").isNull()
+    # After a crash, quarantine is as the replay left it: of a row that is not there it no longer tells whether it was.
+    is_told = F.lit(not _is_quarantine_ahead(run, source, table))
+    is_valid_before = is_told & F.col("_was_held").isNull()
     violations = (
         F.when(is_valid_before, F.array().cast("array<string>"))
         .when(F.col("_held_for").isNotNull(), F.col("_held_for"))
@@ -254,11 +297,12 @@ def _scope(run: Run, source: Source, table: str) -> Scope | None:
 def next_scope(source: Source, table: str, history: History, done: int, finished: int) -> Scope | None:
     """What is next for a table that has all up to batch `done`, when bronze has all up to batch `finished`."""
     declared = source.tables[table]
-    decided = of_raw_table(history, source, source.parsed_tables[table])
+    # What is planned and not read yet, or is set aside in the end, takes no rows out.
+    decided = of_raw_table(history, source, source.parsed_tables[table]).through(finished)
     request = decided.next_request(done)
     if request and finished < min(request.batch_id - 1, history.newest_planned):
         request = None  # a batch before it is not in bronze yet
-    through = request.batch_id - 1 if request else min(decided.newest_planned, finished)
+    through = request.batch_id - 1 if request else decided.newest_planned
     is_outdated = decided.changes_what_was_read(done)
     # Where the newest file wins, an old content that is delivered again may win anew.
     news = decided.accepted(done) if declared.keep == "newest" else decided.loaded(done)
@@ -298,9 +342,10 @@ def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> l
 
 def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
     """One row per delivery in bronze: when its content was last delivered, as (modification time, batch)."""
+    decided = history(run, source, raw).through(finished_batch(run, source))
     rows = [
         {"_batch_id": batch, "_source_file": file, "_time": time, "_delivery": delivery}
-        for (batch, file), (time, delivery) in history(run, source, raw).last_delivered().items()
+        for (batch, file), (time, delivery) in decided.last_delivered().items()
     ]
     return local_rows(run.spark, rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 

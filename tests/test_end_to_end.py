@@ -10,9 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine.database import Database
+from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.summary import Summary
 from jobs.replay import ask_backfill
@@ -89,8 +90,15 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(firs
     csv_file = lab.output / "exports/counselor_daily_cases.csv"
     csv_file.unlink()
     before = {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES}
+    with psycopg.connect(lab.database.conninfo()) as connection:
+        old = "INSERT INTO ops.release_tables VALUES (1, 'gold.old', 0, 0, '0', '')"
+        connection.execute(f"CREATE TABLE gold.old (id int); {old}")
     again = lab.run("contacts")
     assert (again.release_id, again.sources[0].files, again.sources[0].rows_in) == (None, "nothing new", 0)
+    (warning,) = [text for text in again.warnings if text.startswith("gold.")]
+    assert warning.startswith("gold.old: no source publishes it now, and it stays as it was")
+    with psycopg.connect(lab.database.conninfo()) as connection:
+        connection.execute("DROP TABLE gold.old; DELETE FROM ops.release_tables WHERE table_name = 'gold.old'")
     assert {table: lab.lake.version(f"gold/contacts/{table}") for table in TABLES} == before
     assert lab.query("SELECT count(*) FROM ops.releases") == [(1,)]
     assert csv_file.read_text().splitlines() == csv, "a missing export is written again"
@@ -130,7 +138,9 @@ def test_files_delivered_again_add_nothing_and_a_replaced_one_takes_its_earlier_
     assert summary.sources[0].superseded == 3
 
 
-def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: Lab) -> None:
+def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.land("contacts/good.jsonl.gz", gzip.compress(lines(1, 2).encode()))
     lab.land("contacts/good.jsonl.bz2", bz2.compress(lines(3).encode()))
     lab.land("contacts/cut.jsonl.gz", gzip.compress(lines(*range(60)).encode())[:-20])
@@ -142,6 +152,7 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
     misnamed.write_text(lines(7))
     os.utime(misnamed, (1_600_000_000, 1_600_000_000))  # the oldest, for a plan names no more than the first few
     lab.land("contacts/.hidden.jsonl", lines(4))
+    half = lab.land("contacts/half.jsonl._COPYING_", lines(8))
     lab.land("contacts/mixed.jsonl", b"\xef\xbb\xbf" + lines(5, 6).replace("\n", "\r\n").encode() + NOT_UTF8)
     code, planned, error = lab.assay("plan", "--source", "contacts")
     assert (code, "contacts/caf\\xe9.jsonl" in planned) == (0, True), planned + error
@@ -156,9 +167,17 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(lab: 
     assert len(summary.set_aside) == 6
     again = lab.run("contacts", until="bronze")
     assert (again.set_aside, again.sources[0].files) == ([], "nothing new")
+    # Spark would pass it over without a word, and its content would count as read.
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.engine.landing.is_being_written", lambda name: name.startswith("."))
+        passed_over = ["contacts/half.jsonl._COPYING_: Spark reads nothing of it: rename it"]
+        for _ in range(2):
+            assert lab.run("contacts", until="bronze").set_aside == passed_over
+    half.rename(lab.landing / "contacts/half.jsonl")
+    assert lab.run("contacts", until="silver").sources[0].written == 1
 
     # CRLF and a byte order mark are no part of a line; bytes that are not UTF-8 hold it back.
-    assert lab.table("silver/contacts/contacts").count() == 5
+    assert lab.table("silver/contacts/contacts").count() == 6
     row = lab.table("quarantine/contacts/contacts").collect()[0]
     assert row._rescued is not None
     assert "�" in row._raw
@@ -286,3 +305,33 @@ def test_a_file_that_changes_between_plan_and_read_is_read_in_its_new_form(
     lab.run("contacts", until="silver")
     assert lab.table("silver/contacts/contacts").count() == 3
     assert lab.account("silver")["contacts/a.jsonl"] == (6, 3, 0, 0, 3)
+
+    # Also if a crash came before the second look at it.
+    append = Lakehouse.append_once
+
+    def killed(lake: Lakehouse, frame: DataFrame, table: str, *number: Any) -> bool:
+        append(lake, frame, table, *number)
+        raise KeyboardInterrupt
+
+    lab.land("contacts/a.jsonl", lines(1, 2), at=2_000_000_100)
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "read_lines", slow)
+        patch.setattr(Lakehouse, "append_once", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run("contacts", until="bronze")
+    assert lab.run("contacts", until="silver").set_aside == changed
+    assert lab.account("silver")["contacts/a.jsonl"] == (9, 3, 0, 0, 6)
+
+    # One that is taken away while Spark reads is tried again, as it is.
+    def gone(*arguments: Any, **options: Any) -> Any:
+        frame = whole(*arguments, **options)
+        (lab.landing / "contacts/b.jsonl").rename(lab.landing / "b")
+        return frame
+
+    lab.land("contacts/b.jsonl", lines(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "read_lines", gone)
+        (says,) = lab.run("contacts", until="bronze").set_aside
+    assert says.startswith("contacts/b.jsonl: the file could not be read")
+    (lab.landing / "b").rename(lab.landing / "contacts/b.jsonl")
+    assert lab.run("contacts", until="silver").sources[0].written == 1

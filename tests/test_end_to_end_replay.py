@@ -104,16 +104,18 @@ def test_a_replay_of_one_rule_that_is_cut_short_is_finished_by_the_next_run_and_
     lab.land("members/a.log", entry(BOB) + NO_DATE + NO_ID)
     lab.run("members", until="silver")
     mended = relaxed(members, "created_at_readable", "id_valid")
-    ask(lab, mended, "created_at_readable")
-    with monkeypatch.context() as patch:
-        # Quarantine and accounts are written, the table is not.
-        patch.setattr(silver, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            lab.run(mended, first="silver", until="silver")
-    assert list(held(lab).values()) == [["id_valid"]]
-    lab.run(mended, until="silver")
-    assert lab.account("silver") == {"members/a.log": (3, 2, 1, 0, 0)}
-    assert lab.table(MEMBERS).count() == 2
+    # What is mended is taken back: rows that the replay had let out of quarantine are judged like all others.
+    for then, written in ((members, 1), (mended, 2)):
+        ask(lab, mended, "created_at_readable")
+        with monkeypatch.context() as patch:
+            # Quarantine and accounts are written, the table is not.
+            patch.setattr(silver, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                lab.run(mended, first="silver", until="silver")
+        assert list(held(lab).values()) == [["id_valid"]]
+        lab.run(then, until="silver")
+        assert lab.account("silver") == {"members/a.log": (3, written, 3 - written, 0, 0)}
+        assert (lab.table(MEMBERS).count(), len(held(lab))) == (written, 3 - written)
 
 
 def test_a_batch_that_was_never_finished_comes_first(

@@ -13,19 +13,25 @@ from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger
 
 FATES = ("rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
-_FOUND = ("found_written", "found_quarantined")
+_FOUND = ("found_written", "found_quarantined", "found_to_read")
+_TO_READ = _FOUND[-1]
 _DELIVERY = ["table", "batch_id", "source_file"]
 
 
 @dataclass(frozen=True)
 class Accounted:
-    """A table that has accounts, by `source`, `layer` and `table_name`, and the Delta tables that its rows went to."""
+    """A table that has accounts, by `source`, `layer` and `table_name`, and the Delta tables that its rows went to.
+
+    `read_from` has the rows that it must have read: all those of batches up to `through`.
+    """
 
     source: str
     layer: str
     name: str
     table: str
     quarantine: str | None = None
+    read_from: str | None = None
+    through: int = 0
 
 
 def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None:
@@ -46,21 +52,28 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     )
     parts = [said.where(F.col("table").isNotNull())]
     for number, accounted in enumerate(tables):
-        for table, found in zip((accounted.table, accounted.quarantine), _FOUND, strict=True):
+        for table, found in zip((accounted.table, accounted.quarantine, accounted.read_from), _FOUND, strict=True):
             if table and lake.exists(table):
-                parts.append(_rows(lake.read_log(table), number, found))
+                rows = lake.read_log(table)
+                if found == _TO_READ:
+                    rows = rows.where(F.col("_batch_id") <= accounted.through)
+                parts.append(_rows(rows, number, found))
     # A union and one aggregation: each delivery's account meets what was found of it, also if one of them is missing.
     union = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
     sums = [F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in ("rows_read", *FATES, *_FOUND)]
-    is_wrong = f"rows_read != {' + '.join(FATES)} OR rows_written != {_FOUND[0]} OR rows_quarantined != {_FOUND[1]}"
+    has_read_from = F.col("table").isin(*[number for number, t in enumerate(tables) if t.read_from])
+    is_wrong = F.expr(
+        f"rows_read != {' + '.join(FATES)} OR rows_written != found_written OR rows_quarantined != found_quarantined"
+    ) | (has_read_from & (F.col("rows_read") != F.col(_TO_READ)))
     wrong = union.groupBy(*_DELIVERY).agg(*sums).where(is_wrong).orderBy(*_DELIVERY).first()
     if wrong is None:
         return
     source, table = tables[wrong["table"]].source, tables[wrong["table"]].table
     accounted_for = sum(wrong[name] for name in FATES)
+    to_read = f" of {wanted:,} that are in bronze" if (wanted := wrong[_TO_READ]) else ""
     place = f"{table.replace('/', '.')} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
     raise AssayError(
-        f"{place}: {wrong['rows_read']:,} rows read, {accounted_for:,} accounted for; "
+        f"{place}: {wrong['rows_read']:,} rows read{to_read}, {accounted_for:,} accounted for; "
         f"{wrong['rows_written']:,} said to be written and {wrong['found_written']:,} in the table; "
         f"{wrong['rows_quarantined']:,} said to be quarantined and {wrong['found_quarantined']:,} in quarantine",
         "nothing was published; a transform loses or multiplies rows, or a table was changed from outside: mend that, "

@@ -12,7 +12,7 @@ from typing import Literal
 from jobs.engine.landing import EMPTY, LandingFile, Unreadable
 
 Status = Literal["loaded", "known", "rejected"]
-Kind = Literal["replay", "backfill"]
+Kind = Literal["replay", "backfill", "settings"]
 Delivery = tuple[int, str]
 """A batch id and a path: where the rows of one content stand in bronze."""
 
@@ -39,6 +39,7 @@ class Request:
     """Rows of earlier batches to go through silver once more, in its turn: it has a number of its own like a batch.
 
     A `replay` is about quarantined rows, all or those that violate `rule`; a `backfill` about all rows of its batches.
+    So is `settings`, which nobody asked for: they were parsed with other settings than are set now.
     """
 
     batch_id: int
@@ -74,6 +75,11 @@ class History:
         """The part of this history that is about the files with wanted paths."""
         wanted = [event for event in self._decided.values() if is_wanted(event.source_file)]
         return History(wanted, self.requests, is_full_extract=is_full_extract)
+
+    def through(self, batch_id: int) -> "History":
+        """This history as of batch `batch_id`, with all requests."""
+        read = [event for event in self._decided.values() if event.batch_id <= batch_id]
+        return History(read, self.requests, is_full_extract=self._is_full_extract)
 
     @property
     def newest_batch(self) -> int:

@@ -51,13 +51,21 @@ EMPTY = Unreadable("the file is empty")
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
-    """The files below `root` that match a pattern, by path; less hidden ones (`.x`, `_x`): they are being written."""
+    """The files below `root` that match a pattern, by path; less those being written (`.x`, `_x`, `x._COPYING_`).
+
+    Spark reads nothing of files with such names, and does not say so.
+    """
     local = local_path(root)
     found = {}
     for pattern in patterns:
         files = _list_local(local, pattern) if local else _list_hadoop(spark, root, pattern)
-        found.update({file.path: file for file in files if not Path(file.path).name.startswith((".", "_"))})
+        found.update({file.path: file for file in files if not is_being_written(Path(file.path).name)})
     return sorted(found.values(), key=lambda file: file.path)
+
+
+def is_being_written(name: str) -> bool:
+    """Whether a file's name says that it is not whole yet."""
+    return name.startswith((".", "_")) or name.endswith("._COPYING_")
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:

@@ -64,6 +64,9 @@ class RowAccount:
 class TableState:
     """What a derived table (`silver/contacts/transfers`, `gold/contacts/contacts`) was computed from, and came to.
 
+    Of a table that is parsed (`silver/contacts/contacts`), `logic` is the fingerprint of the settings that it is parsed
+    with, and nothing else is said.
+
     `inputs` maps each table it was computed from to that table's Delta version; `logic` is the fingerprint of the code;
     `checksum` is the sum of the rows' hashes, independent of their order.
     """

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pyspark.sql import DataFrame
 
 from jobs.engine.errors import ConfigurationError
@@ -270,6 +270,7 @@ class Source(_Strict):
     exports: dict[Name, Export] = {}
     checks: list[Check] = []
     parameters: dict[Name, str | int | float | bool] = {}
+    _logic: str = PrivateAttr("")
 
     @model_validator(mode="before")
     @classmethod
@@ -376,16 +377,24 @@ class Source(_Strict):
     def logic(self) -> str:
         """A fingerprint of the source's file and code: when it changes, gold is computed anew though no row changed.
 
-        How rows are hashed belongs to the code: what was recorded of them otherwise would not hold.
+        They are those of when the source was declared, before its code was loaded: what is deployed while a run is at
+        work has not computed its tables.
         """
+        return self._logic
+
+    @model_validator(mode="after")
+    def _with_logic(self) -> "Source":
+        # How rows are hashed belongs to the code: what was recorded of them otherwise would not hold.
         transforms = PROJECT / "transforms"
         files = [PROJECT / SOURCES_FOLDER / f"{self.name}.yaml", *sorted((transforms / "shared").glob("*.py"))]
         own = transforms / f"{self.name}.py"
         files += [own] if own.exists() else sorted((transforms / self.name).glob("*.py"))
         digest = hashlib.sha256(str(WAY_OF_HASHING).encode())
         for file in files:
-            digest.update(file.read_bytes())
-        return digest.hexdigest()[:16]
+            if file.exists():
+                digest.update(file.read_bytes())
+        self._logic = digest.hexdigest()[:16]
+        return self
 
     def _function(self, name: str, place: str) -> Transform:
         module = importlib.import_module(f"transforms.{self.name}")

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -256,6 +257,14 @@ def test_the_commands_print_and_end_as_they_should(
     assert len(audited.problems) == 1
     assert "silver.members.member_entries does not balance (file members/a.log, batch 1)" in audited.problems[0]
     assert "do not balance, see below" in audited.as_text()
+
+    # Also if the account says so: bronze has it.
+    ledger = looked.start().ledger
+    accounts = ledger.accounts_of("members", "silver", "member_entries")
+    (said,) = [account for account in accounts if account.source_file == "members/a.log"]
+    ledger.record_accounts([replace(said, rows_read=said.rows_read - 1, rows_written=said.rows_written - 1)])
+    (problem,) = accounts_of(looked.start(), [members], "b.log").problems
+    assert f"batch 1): {said.rows_read - 1} rows read of {said.rows_read} that are in bronze" in problem
 
     # So are the accounts themselves.
     looked.table(ACCOUNTS).limit(0).write.format("delta").mode("overwrite").save(looked.lake.path(ACCOUNTS))

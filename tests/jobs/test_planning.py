@@ -244,6 +244,14 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
     why = reasons(plan_then_run(lab, interactions))["silver/interactions/customer_records"]
     assert why == "batches 1 to 3 are new, and it is always made anew"
 
+    # Rows that were parsed in another time zone are parsed anew, though no file is new.
+    elsewhere = interactions.model_copy(update={"timezone": "America/New_York"})
+    plan = plan_then_run(lab, elsewhere)
+    assert plan.sources[0].requests == ["the settings that rows are parsed with have changed (batches 1, 2, 3)"]
+    read = lab.table("silver/interactions/interaction_records").selectExpr("string(started_at)").collect()
+    assert read == [("2019-10-04 13:00:00",)]
+    assert not planned(lab, elsewhere).sources[0].refresh
+
 
 def test_without_a_running_postgres_a_plan_says_so_and_starts_none(lab: Lab, members: Source, tmp_path: Path) -> None:
     lab.land("members/a.log", entry(ANN))

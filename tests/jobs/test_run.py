@@ -1,6 +1,8 @@
 """A run of several sources: one that fails lets the others be refined, and nothing is published."""
 
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from jobs import run as run_job
 from jobs import silver
+from jobs.engine.batches import FileEvent, History, Status
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import RowAccount
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
@@ -107,6 +110,37 @@ def test_batches_that_bronze_did_not_account_for_are_not_finished(lab: Lab, monk
     run = lab.start()
     assert (run.ledger.history("members").newest_planned, run_job.bronze.finished_batch(run, source)) == (3, 3)
     assert lab.account("bronze") == {"members/a.log": (1, 1, 0, 0, 0), "members/b.log": (1, 1, 0, 0, 0)}
+
+
+def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
+    def event(path: str, batch: int, content: str, status: Status = "loaded") -> FileEvent:
+        return FileEvent(path, 1, batch, content, status, None, batch)
+
+    read = [event("members/a.log", 1, "one"), event("members/b.log", 2, "two")]
+    replaced = event("members/a.log", 3, "three")
+    members, table = load_sources(["members"])[0], "member_entries"
+    unread = silver.next_scope(members, table, History([*read, replaced]), 1, 2)
+    assert unread == silver.Scope(1, 2, False, frozenset())
+    set_aside = silver.next_scope(members, table, History([*read, replace(replaced, status="rejected")]), 1, 3)
+    assert set_aside == silver.Scope(1, 3, False, frozenset({(3, "members/a.log")}))
+    rebuilt = silver.next_scope(members, table, History([*read, replaced]), 2, 3)
+    assert rebuilt == silver.Scope(0, 3, True, frozenset({(1, "members/a.log")}))
+
+
+def test_a_file_from_the_future_is_warned_about_where_the_newest_file_counts(lab: Lab) -> None:
+    run = lab.start()
+    times = {
+        "now": run.started_at,
+        "soon": run.started_at + timedelta(hours=20),
+        "far": datetime(2999, 1, 1, tzinfo=UTC),
+    }
+    events = [FileEvent(name, 1, int(at.timestamp() * 1000), "h", "loaded", None, 1) for name, at in times.items()]
+    found = {
+        source.name: run_job._from_the_future(run, source, run_job.BronzeReport(events)) for source in load_sources()
+    }
+    assert {name for name, warnings in found.items() if warnings} == {"interactions", "signups"}
+    (warning,) = found["signups"]
+    assert warning.startswith("far: its modification time is to come")
 
 
 def test_accounts_that_are_recorded_twice_count_once(lab: Lab) -> None:

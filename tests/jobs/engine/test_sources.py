@@ -1,5 +1,6 @@
 """A source's file is checked before any data is read, and a mistake in it is named by file, key and expectation."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,19 @@ def test_a_file_belongs_to_the_raw_tables_whose_pattern_it_has(tmp_path: Path, m
     )
     assert interactions.raw_tables_of("t/x.xlsx") == ["a", "b"]
     assert interactions.patterns == ["t/*.xlsx", "t/a*", "t/b*"]
+
+
+def test_what_is_deployed_while_a_run_is_at_work_has_not_computed_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("conf/sources", "transforms"):
+        shutil.copytree(sources.PROJECT / part, tmp_path / part)
+    monkeypatch.setattr(sources, "PROJECT", tmp_path)
+    (running,) = load_sources(["members"])
+    before, transforms = running.logic(), tmp_path / "transforms/members.py"
+    transforms.write_text(transforms.read_text() + "# other code\n")
+    (next_one,) = load_sources(["members"])
+    assert running.logic() == before != next_one.logic()
 
 
 def test_every_declared_function_exists() -> None:
