@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from xml.etree.ElementTree import Element, iterparse
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -19,6 +20,8 @@ from pyspark.sql import functions as F
 from jobs.engine.readers import column_names, source_file, spark_paths
 
 ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<STRING>"
+_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_MOST_ROWS = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Sheet:
 
 
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
-    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows.
+    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, or whose
+    cells openpyxl would lose without a word: formulas without a value, rows and cells out of order.
 
     Reasons never quote a cell: it may be personal data.
     """
@@ -80,6 +84,9 @@ def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
                 lines = _lines(workbook, sheet)
                 if lines is None:
                     return file["_source_file"], f"it has no sheet called {' or '.join(sheet.names)}"
+                if flaw := _flaw(_worksheet(workbook, sheet)):
+                    way_out = "open and save it in a spreadsheet program"
+                    return file["_source_file"], f"sheet {sheet.names[0]}: {flaw}: {way_out}"
                 header = next(lines, ())
                 names = column_names(_header_texts(header), sheet.columns, sheet.aliases)
                 if missing := [name for name in sheet.required if name not in names]:
@@ -127,14 +134,54 @@ def _opened(content: bytes | bytearray) -> Iterator[Any]:
         workbook.close()
 
 
-def _lines(workbook: Any, sheet: Sheet) -> Iterator[list[str | None]] | None:
-    """The sheet's rows that have any value, as texts; None if there is no such sheet."""
+def _worksheet(workbook: Any, sheet: Sheet) -> Any | None:
     wanted = [_normalised(name) for name in sheet.names]
     found = {_normalised(name): name for name in reversed(workbook.sheetnames)}
     name = next((found[name] for name in wanted if name in found), None)
-    if name is None or not hasattr(workbook[name], "iter_rows"):
+    return None if name is None or not hasattr(workbook[name], "iter_rows") else workbook[name]
+
+
+def _flaw(worksheet: Any) -> str | None:
+    """Why openpyxl would leave out cells without a word, if it would. Reads the sheet's XML, a row at a time."""
+    row = 0
+    with worksheet._get_source() as stream:
+        for _, element in iterparse(stream):
+            if element.tag == f"{_MAIN}row":
+                above, row = row, int(float(element.get("r", row + 1)))
+                if not above < row <= _MOST_ROWS or not _are_in_order(element):
+                    return "its rows, or the cells of a row, are not in order"
+                if any(_lacks_value(cell) for cell in element):
+                    return "formulas without values"
+                element.clear()
+    return None
+
+
+def _are_in_order(cells: Iterable[Element]) -> bool:
+    """Whether columns rise from cell to cell; one that does not say which it is in is in the next."""
+    from openpyxl.utils.cell import coordinate_to_tuple
+
+    column = 0
+    for cell in cells:
+        place = cell.get("r")
+        left, column = column, coordinate_to_tuple(place)[1] if place else column + 1
+        if column <= left:
+            return False
+    return True
+
+
+def _lacks_value(cell: Element) -> bool:
+    """Whether it is a formula that no program has calculated. The empty text is a value, but only of a text."""
+    if cell.find(f"{_MAIN}f") is None or cell.find(f"{_MAIN}is") is not None:
+        return False
+    value = cell.findtext(f"{_MAIN}v")
+    return value is None or (value == "" and cell.get("t") != "str")
+
+
+def _lines(workbook: Any, sheet: Sheet) -> Iterator[list[str | None]] | None:
+    """The sheet's rows that have any value, as texts; None if there is no such sheet."""
+    worksheet = _worksheet(workbook, sheet)
+    if worksheet is None:
         return None
-    worksheet = workbook[name]
     worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond them would be lost
     rows = ([_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
     return (row for row in rows if any(value is not None and value.strip() for value in row))

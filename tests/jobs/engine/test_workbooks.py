@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, time
@@ -21,6 +22,7 @@ EVENTS = Sheet(
     aliases={"event": "interaction"},
 )
 PRODUCTS = Sheet(names=("Products",), columns=("date", "product"), required=("date",), aliases={})
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 HEADER = ["Date Start", "Interaction", "Customers"]
 
 
@@ -34,6 +36,16 @@ def workbook(sheets: Mapping[str, Sequence[Sequence[object]]]) -> bytes:
     stream = io.BytesIO()
     book.save(stream)
     return stream.getvalue()
+
+
+def with_rows(rows: str) -> bytes:
+    """A workbook with these `<row>` elements below the header, written as they are."""
+    header, changed = io.BytesIO(workbook({"Interactions": [HEADER]})), io.BytesIO()
+    with zipfile.ZipFile(header) as book, zipfile.ZipFile(changed, "w") as new:
+        for name in book.namelist():
+            content = book.read(name).decode()
+            new.writestr(name, content.replace("</sheetData>", f"{rows}</sheetData>") if "/sheet1" in name else content)
+    return changed.getvalue()
 
 
 class Landing:
@@ -77,7 +89,6 @@ def test_cells_become_the_text_that_a_csv_would_hold(landing: Landing) -> None:
         (None, None),
         ("#N/A", "#N/A"),
         ("Zoë ☂", "Zoë ☂"),
-        ("=1+1", None),  # a formula that no program has computed yet
     ]
     found = landing.values({"Interactions": [HEADER, *[["x", "Email", value] for value, _ in cells]]})
     assert [row[2] for row in found] == [text for _, text in cells]
@@ -143,6 +154,38 @@ def test_a_workbook_with_a_sheet_that_needs_rows_and_has_none_does_not_suit(land
     }
     assert landing.inspect(files, EVENTS, replace(PRODUCTS, needs_rows=True)) == {
         "header.xlsx": "sheet Products is empty: it has no row below its header"
+    }
+
+
+def test_a_workbook_of_which_cells_would_be_lost_does_not_suit(landing: Landing) -> None:
+    formulas = "formulas without values"
+    order = "its rows, or the cells of a row, are not in order"
+    value = "<c r='A{0}'><v>{0}</v></c>".format
+    cases = {
+        "no value.xlsx": ("<row r='2'><c r='A2'><f>1+1</f></c></row>", formulas),
+        "no number.xlsx": (f"<row r='2'>{value(2)}<c r='B2'><f>1+1</f><v/></c></row>", formulas),
+        "shared.xlsx": ("<row><c t='str'><f t='shared' si='0'/></c></row>", formulas),
+        "same row.xlsx": (f"<row r='2'>{value(2)}</row><row r='2'>{value(3)}</row>", order),
+        "row above.xlsx": (f"<row r='3'>{value(3)}</row><row r='2'>{value(2)}</row>", order),
+        "the next row.xlsx": (f"<row>{value(2)}</row><row>{value(3)}</row><row r='3'>{value(4)}</row>", order),
+        "row 0.xlsx": (f"<row r='0'>{value(2)}</row>", order),
+        "far below.xlsx": (f"<row r='1048577'>{value(2)}</row>", order),
+        "cell to the left.xlsx": (f"<row r='2'><c r='C2'><v>2</v></c>{value(2)}</row>", order),
+        "same cell.xlsx": (f"<row r='2'>{value(2)}<c><v>1</v></c><c r='B2'><v>2</v></c></row>", order),
+    }
+    good = {
+        "value.xlsx": "<row><c><f>1+1</f><v>2</v></c></row>",
+        "empty text.xlsx": "<row r='2'><c t='str'><f>A1</f><v></v></c><c t='str'><f>A1</f><v/></c></row>",
+        "in line.xlsx": "<row r='2'><c t='inlineStr'><f>A1</f><is><t>x</t></is></c></row>",
+        "gaps.xlsx": f"<row r='3' spans='1:3'/><row>{value(4)}<c/><c r='AA4'><v>4</v></c></row><row r='9.0'/>",
+        "prefix.xlsx": f"<x:row xmlns:x='{MAIN}' r='2'><x:c r='A2'><x:v>2</x:v></x:c></x:row>",
+    }
+    uncalculated = {"openpyxl.xlsx": workbook({"Interactions": [HEADER, ["x", "Email", "=1+1"]]})}
+    files = {name: with_rows(rows) for name, (rows, _) in cases.items()} | uncalculated
+    expected = {name: reason for name, (_, reason) in cases.items()} | {"openpyxl.xlsx": formulas}
+    assert landing.inspect({**files, **{name: with_rows(rows) for name, rows in good.items()}}) == {
+        name: f"sheet External interactions: {reason}: open and save it in a spreadsheet program"
+        for name, reason in expected.items()
     }
 
 
