@@ -196,7 +196,12 @@ def _normalised(name: str) -> str:
 
 
 def _text(value: object) -> str | None:
-    """A cell as text. Half a surrogate pair, which is no character, becomes U+FFFD."""
+    """A cell as text, with `_x000D_` as the character that it stands for.
+
+    Half a surrogate pair, which is no character, and NUL, which Postgres cannot hold, become U+FFFD.
+    """
+    from openpyxl.utils.escape import unescape
+
     if value is None or value == "":
         return None
     if isinstance(value, bool):
@@ -205,7 +210,8 @@ def _text(value: object) -> str | None:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
-    return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    text = unescape(str(value)).replace("\0", "\ufffd")
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _kind(error: Exception) -> str:

@@ -89,6 +89,8 @@ def test_cells_become_the_text_that_a_csv_would_hold(landing: Landing) -> None:
         (None, None),
         ("#N/A", "#N/A"),
         ("Zoë ☂", "Zoë ☂"),
+        ("Ann_x000D_\nLee_x000d_", "Ann\r\nLee\r"),
+        ("_x005F_x000D_ _xD800_ _x0000_ _x00_", "_x000D_ \ufffd\ufffd\ufffd \ufffd _x00_"),
     ]
     found = landing.values({"Interactions": [HEADER, *[["x", "Email", value] for value, _ in cells]]})
     assert [row[2] for row in found] == [text for _, text in cells]
