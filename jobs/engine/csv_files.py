@@ -107,8 +107,9 @@ def read_csv(spark: SparkSession, root: str, forms: Mapping[str, CsvForm], colum
     - `_raw`: the record's text, without the line end; of a record over several lines, all of them.
     - `_rescued`: a JSON object of the columns that are not in `columns` (a column without a name is `_column_<number>`)
       and, if the record has bytes that its encoding does not know (U+FFFD in `_raw`), of `_raw_base64`; else NULL.
-    - `_is_malformed`: too few or too many fields, or a quote that is not closed. Fields count from the left: what a
-      malformed row has is shown (nothing, if it has over 20,000 fields), and `_raw` has it all.
+    - `_is_malformed`: too few or too many fields, a quote that is not closed, or what Spark misreads: U+FFFF, or NUL
+      and a quote. Fields count from the left: what a malformed row has is shown (nothing, if it has over 20,000
+      fields), and `_raw` has it all.
     - A value is exactly what the file has, white space included. A column that the file lacks is NULL.
 
     A file is split for reading, unless it `needs_multiline`: then one task puts its lines in order.
@@ -372,11 +373,14 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
     unknown = [field(name).alias(name) for name in form.header if name not in known]
     rescued = F.to_json(F.struct(*unknown, "_raw_base64"), {"ignoreNullFields": "true"})
     has_wrong_fields = F.col("_fields").isNull() | F.col("_fields._corrupt").isNotNull()
+    # Spark's parser takes U+FFFF for the end of the text, and may drop NUL within quotes.
+    has_nul_and_quote = F.contains("_raw", F.lit("\0")) & F.contains("_raw", F.lit('"'))
+    is_misread = F.contains("_raw", F.lit("\uffff")) | has_nul_and_quote
     return records.withColumn("_fields", fields).select(
         "_raw",
         "_source_file",
         F.substring(F.sha2("_raw", 256), 1, 32).alias("_row_hash"),
         F.nullif(rescued, F.lit("{}")).alias("_rescued"),
-        (has_wrong_fields | _ends_in_quotes(F.col("_raw"), form.delimiter)).alias("_is_malformed"),
+        (has_wrong_fields | is_misread | _ends_in_quotes(F.col("_raw"), form.delimiter)).alias("_is_malformed"),
         *[field(column.lower()).alias(column) for column in columns],
     )

@@ -168,6 +168,16 @@ def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) ->
     ]
 
 
+def test_characters_that_would_cut_or_change_a_value_make_its_row_malformed(landing: Landing) -> None:
+    good = ["\0,Cy,Rome", "1,Ann,Os\0lo", "2,\0,\0Oslo\0", "3,Ann,Os\ufffelo"]
+    bad = ["4,Ann,Os\ufffflo", '5,"Ann","Os\uffffl,o"', '6,Ann,"Os\0lo"', '7,"An\nn",\0', "\uffff"]
+
+    rows = landing.rows({"a.csv": "\n".join(["id,name,city", *good, *bad]).encode()})
+
+    assert [row["_raw"] for row in rows if row["_is_malformed"]] == bad
+    assert [",".join(row[column] for column in COLUMNS) for row in rows if not row["_is_malformed"]] == good
+
+
 def test_only_the_first_record_is_the_header(landing: Landing) -> None:
     rows = landing.rows(
         {
@@ -314,7 +324,7 @@ def test_a_large_file_is_read_in_parts_and_records_over_lines_stay_whole(landing
     assert Counter(map(tuple, whole.select(*COLUMNS).collect())) == Counter(expected)
 
 
-# Any character but NUL (a quoted field of NUL alone is read as empty) and U+FFFF, which Unicode says is none.
+# Any character but NUL and U+FFFF, which make rows malformed.
 TEXT = st.text(
     st.one_of(
         st.sampled_from(" \t\n\r\"',;|\\#\ufeff"),
