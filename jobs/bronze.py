@@ -233,6 +233,11 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     file = Path(named).resolve()
     if not file.is_file():
         raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
+    if file.name.startswith((".", "_")):
+        raise ConfigurationError(
+            f"environment variable {source.one_file}: {file.name} counts as still being written",
+            "rename it once it is whole: names that begin with . or _ are passed over",
+        )
     # From the root on: files of one name in two folders are two files.
     return file.anchor, [glob.escape(file.relative_to(file.anchor).as_posix())]
 

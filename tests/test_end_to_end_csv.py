@@ -5,7 +5,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from tests.lab import Lab, with_gold
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -111,3 +111,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     lab.land(names[0], header + "7 0001,Cy,Orr,20,M,2024-05-09\n")
     lab.run("signups", until="silver")
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7}
+
+    monkeypatch.setenv("CSV_FILE", str(lab.land("elsewhere/_one.csv", header)))
+    with pytest.raises(ConfigurationError, match=r"CSV_FILE: _one\.csv counts as still being written"):
+        lab.run("signups", until="silver")
