@@ -31,6 +31,7 @@ _MONTH_FIRST = rf"\A(\d{{1,2}})/(\d{{1,2}})/([1-9]\d{{3}}){_TIME_OF_DAY}\z"
 _REPLACEMENT = "\ufffd"
 
 DAILY_COUNT = "decimal(14,2)"
+_MOST_HUNDREDTHS = 10**14 - 1  # what it can hold
 # Decision: a backtest of the last year of signups shows how a forecaster does now, and costs the same however long the
 # history gets.
 BACKTEST_DAYS = 365
@@ -236,7 +237,11 @@ def _mean(values: Column) -> Column:
 
 
 def _quotient(numerator: Column, denominator: Column) -> Column:
-    """Of two numbers that are not negative, exact and rounded half up, once; NULL if the denominator is 0."""
+    """Of two numbers that are not negative, exact and rounded half up, once; NULL if the denominator is 0.
+
+    One that is too large is the largest there is: a trend may go on to a day in the year 9999.
+    """
     twice = F.nullif(2 * denominator.cast("decimal(38,0)"), F.lit(0))
     hundredths = F.call_function("div", 200 * numerator + denominator, twice)
-    return (hundredths * F.lit(Decimal("0.01"))).cast(DAILY_COUNT)
+    held = F.when(hundredths.isNotNull(), F.least(hundredths, F.lit(_MOST_HUNDREDTHS)))
+    return (held * F.lit(Decimal("0.01"))).cast(DAILY_COUNT)

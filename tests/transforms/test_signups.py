@@ -396,6 +396,14 @@ class TestForecastBacktest:
         actual = source.forecast_backtest(signups_on(spark, counts)).where("model = 'mean'")
         assert_rows(actual, [("mean", 1, Decimal("2.00"), 2), ("mean", 7, None, 0)])
 
+    def test_a_trend_that_goes_on_to_a_far_date_ends_at_the_largest_number(self, spark: SparkSession) -> None:
+        # 400,000 more on each of 2.9 million days are over 10^12. Tuesday is expected to be like Monday.
+        counts = {MONDAY: 1, MONDAY + timedelta(days=1): 400_001, date(9999, 12, 31): 1}
+        actual = source.forecast_backtest(signups_on(spark, counts)).where("model = 'linear_trend'")
+        far = Decimal("999999999999.99") - 1
+        mean = ((400_000 + far) / 2).quantize(Decimal("0.01"), ROUND_HALF_UP)
+        assert_rows(actual, [("linear_trend", 1, mean, 2), ("linear_trend", 7, far, 1)])
+
     def test_without_a_day_to_test_every_model_still_has_its_rows(self, spark: SparkSession) -> None:
         rows = [(name, horizon, None, 0) for name in source.FORECASTERS for horizon in (1, 7)]
         assert_rows(source.forecast_backtest(frame_of(spark, [], SIGNUPS)), rows)
