@@ -18,7 +18,7 @@ from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.landing import LandingFile, Unreadable, content_hashes, list_files
+from jobs.engine.landing import LandingFile, Unreadable, content_hashes, is_being_written, list_files
 from jobs.engine.ledger import RowAccount
 from jobs.engine.readers import failed_file, parent, read_lines
 from jobs.engine.sources import RawTable, Source
@@ -233,10 +233,10 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     file = Path(named).resolve()
     if not file.is_file():
         raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
-    if file.name.startswith((".", "_")):
+    if is_being_written(file.name):
         raise ConfigurationError(
             f"environment variable {source.one_file}: {file.name} counts as still being written",
-            "rename it once it is whole: names that begin with . or _ are passed over",
+            "rename it once it is whole: names that begin with . or _, or end in ._COPYING_, are passed over",
         )
     # From the root on: files of one name in two folders are two files.
     return file.anchor, [glob.escape(file.relative_to(file.anchor).as_posix())]
