@@ -260,7 +260,8 @@ def _bring_documents(
             with any_version(run.spark):
                 for name in names:
                     path, document = f"gold/{source.name}/{name}", source.documents[name]
-                    documents.write(run.lake, path, shown.documents[name], document, run.settings.output)
+                    version, checksum = shown.tables[name]
+                    documents.write(run.lake, path, version, document, run.settings.output, checksum)
 
 
 def _vacuum(run: Run, work: TableWork, *, kept: Kept | None, report: Maintenance) -> None:

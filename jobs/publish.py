@@ -346,7 +346,9 @@ def _write_documents(run: Run, source: Source, shown: Shown) -> list[str]:
     for name, document in source.documents.items():
         if name in shown.documents:
             table, version = gold_table(source, name), shown.documents[name]
-            counts = documents.write(run.lake, table, version, document, run.settings.output)
+            # A release does not record it of documents.
+            _, checksum = shown.tables.get(name, (version, None))
+            counts = documents.write(run.lake, table, version, document, run.settings.output, checksum)
             if any(counts):
                 said.append(f"{document.folder}/: {counts[0]:,} files brought up to date, {counts[1]:,} removed")
     return said

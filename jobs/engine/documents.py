@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.landing import local_path
 from jobs.engine.sources import Document
+from jobs.engine.versions import fingerprint, metrics
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_WORDS = 3  # of the hidden file; one of an earlier Assay had no checksum
 
 
 def folder_of(output: str, document: Document) -> Path:
@@ -32,35 +34,80 @@ def folder_of(output: str, document: Document) -> Path:
     return root / document.folder
 
 
-def write(lake: Lakehouse, table: str, version: int, document: Document, output: str) -> tuple[int, int]:
+def write(
+    lake: Lakehouse, table: str, version: int, document: Document, output: str, checksum: str | None
+) -> tuple[int, int]:
     """Brings the files up to date with one version of a gold table; how many were looked at to write, and removed.
 
-    A hidden file beside them says which version they are from, so that only rows that differ are touched. Without it,
-    all are written, but for files that are the same already; then none is removed, for Assay may not own it.
+    A hidden file beside them says which version they are from, and the `checksum` of its rows (None: not known), so
+    that only rows that differ are touched. The number alone does not tell: in a lakehouse that was restored it comes
+    again, with other rows. Where that version is not there to be compared with, all are written, but for files that are
+    the same already, and those of other keys are removed; but none without the hidden file, for Assay may not own it.
     """
     folder = folder_of(output, document)
-    mark = folder / f".{document.prefix}documents"
-    identity = lake.identity(table)
+    mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
     written = mark.read_text(encoding="utf-8").split() if mark.exists() else []
-    if written == [identity, str(version)]:
+    if len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]:
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    rows = lake.read(table, version)
-    counts = None
-    if written[:1] == [identity]:
-        # The older version may be gone, or damaged: what is needed is in this one.
-        with suppress(PySparkException, Py4JJavaError):
-            counts = _bring(_difference(rows, lake.read(table, int(written[1])), document.key), folder, document)
-    counts = counts or _bring(rows.select(document.key, "document"), folder, document)
-    _replace(mark, f"{identity} {version}")
+    shown, counts = lake.read(table, version), (0, 0)
+    checksum = checksum or _checksum(shown)
+    if written[2:] != [checksum]:
+        rows, before = _texts(shown, document), _before(lake, table, written)
+        if before is not None:
+            rows = _difference(rows, _texts(before, document), document.key)
+        elif written:
+            rows = _with_those_gone(rows, folder, document)
+        if written:
+            # Until all is done, the files are from no version: a crash must not pass for the one before.
+            _replace(mark, "unfinished")
+            os.sync()
+        counts = _bring(rows, folder, document)
+    _replace(mark, f"{identity} {version} {checksum}")
     return counts
+
+
+def _checksum(rows: DataFrame) -> str:
+    row = rows.agg(*metrics(rows)).first()
+    assert row is not None
+    return fingerprint(row.asDict())[1]
+
+
+def _texts(rows: DataFrame, document: Document) -> DataFrame:
+    """One row per file: the key as its name has it, and the text."""
+    return rows.select(F.col(document.key).cast("string").alias(document.key), "document")
+
+
+def _before(lake: Lakehouse, table: str, written: Sequence[str]) -> DataFrame | None:
+    """The rows that the files were written from; None if they are not known, or no longer there as they were."""
+    if len(written) == _WORDS and written[0] == lake.identity(table):
+        # That version may be gone, or damaged: what is needed is in the new one.
+        with suppress(PySparkException, Py4JJavaError):
+            rows = lake.read(table, int(written[1]))
+            return rows if _checksum(rows) == written[2] else None
+    return None
 
 
 def _difference(new: DataFrame, old: DataFrame, key: str) -> DataFrame:
     """One row per key whose document is new, differs, or is gone: `document` is NULL then."""
     before = old.select(key, F.col("document").alias("before"))
     is_other = ~F.col("document").eqNullSafe(F.col("before"))
-    return new.select(key, "document").join(before, key, "full").where(is_other).select(key, "document")
+    return new.join(before, key, "full").where(is_other).select(key, "document")
+
+
+def _with_those_gone(rows: DataFrame, folder: Path, document: Document) -> DataFrame:
+    """The rows, and one for each file that is there for another key: its `document` is NULL."""
+    there = [(key,) for key in _keys_there(folder, document)]
+    return rows.join(rows.sparkSession.createDataFrame(there, f"{document.key} STRING"), document.key, "full")
+
+
+def _keys_there(folder: Path, document: Document) -> list[str]:
+    """The keys of the files that are there; names that begin as those of other documents beside them are theirs."""
+    prefixes = [mark.name.removeprefix(".").removesuffix("documents") for mark in folder.glob(".*documents")]
+    others = tuple(prefix for prefix in prefixes if len(prefix) > len(document.prefix))
+    ours = re.compile(f"{re.escape(document.prefix)}({_KEY.pattern}){re.escape(document.suffix)}")
+    names = [ours.fullmatch(name) for name in os.listdir(folder) if not name.startswith(others)]
+    return [name[1] for name in names if name]
 
 
 def _bring(rows: DataFrame, folder: Path, document: Document) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """A gold table as files: written once, touched only where a row changed, whole at any moment."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.documents import write
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.sources import Document
+from jobs.engine.versions import fingerprint, metrics
+from tests.lab import forget_tables
 
 MEMBERS = Document(folder="processed", prefix="member-", suffix=".json", key="member_id")
 TABLE = "gold/members/member_documents"
@@ -22,10 +25,19 @@ class Desk:
 
     def publish(self, **documents: str) -> tuple[int, int]:
         rows = self.lake.spark.createDataFrame(list(documents.items()), "member_id STRING, document STRING")
-        return self.write(self.lake.overwrite(rows, TABLE))
+        checksum = fingerprint(rows.agg(*metrics(rows)).collect()[0].asDict())[1]
+        return self.write(self.lake.overwrite(rows, TABLE), checksum)
 
-    def write(self, version: int) -> tuple[int, int]:
-        return write(self.lake, TABLE, version, MEMBERS, str(self.output))
+    def write(self, version: int, checksum: str | None = None) -> tuple[int, int]:
+        return write(self.lake, TABLE, version, MEMBERS, str(self.output), checksum)
+
+    def restore(self, backup: Path) -> None:
+        """The lakehouse as it was, for another process."""
+        root, spark = self.lake.root, self.lake.spark
+        shutil.rmtree(root)
+        shutil.copytree(backup, root)
+        forget_tables(spark)
+        self.lake = Lakehouse(spark, root)
 
     def files(self) -> dict[str, str]:
         return {file.name: file.read_text() for file in self.folder.glob("[!.]*")}
@@ -56,29 +68,63 @@ def test_the_same_version_again_touches_nothing(desk: Desk) -> None:
 def test_without_its_mark_all_is_written_but_equal_files_are_left_alone(desk: Desk) -> None:
     desk.publish(a="1", b="2")
     equal, differing, strange = (desk.folder / f"member-{key}.json" for key in "abz")
+    mark = desk.folder / ".member-documents"
     before = equal.stat().st_ino
     differing.write_text(json.dumps("old"))
     strange.write_text("not Assay's")
-    (desk.folder / ".member-documents").unlink()
+    mark.unlink()
     assert desk.write(0) == (2, 0)
     assert desk.files() == {"member-a.json": "1", "member-b.json": "2", "member-z.json": "not Assay's"}
     assert equal.stat().st_ino == before
+    # One of an earlier Assay does not say which rows it means, but that the files are Assay's.
+    mark.write_text(" ".join(mark.read_text().split()[:2]))
+    assert desk.write(0) == (2, 1)
+    assert desk.files() == {"member-a.json": "1", "member-b.json": "2"}
+    assert equal.stat().st_ino == before
 
 
-def test_when_the_old_version_is_gone_all_is_written(desk: Desk) -> None:
-    desk.publish(a="1")
+def test_when_the_old_version_is_gone_all_is_written_and_other_keys_are_removed(desk: Desk) -> None:
+    desk.publish(a="1", c="1")
     for file in Path(desk.lake.path(TABLE)).glob("*.parquet"):
         file.unlink()
-    assert desk.publish(a="2", b="1") == (2, 0)
-    assert desk.files() == {"member-a.json": "2", "member-b.json": "1"}
+    # Of other documents in the folder, and of none.
+    others = {".member-old-documents": "x 0 1", "member-old-a.json": "1", "member-a.txt": "1", "other-a.json": "1"}
+    for name, text in others.items():
+        (desk.folder / name).write_text(text)
+    assert desk.publish(a="2", b="1") == (2, 1)
+    del others[".member-old-documents"]
+    assert desk.files() == {"member-a.json": "2", "member-b.json": "1", **others}
 
 
-def test_a_key_that_is_no_file_name_writes_nothing_outside(desk: Desk) -> None:
+def test_a_version_of_a_restored_lakehouse_is_not_taken_for_the_one_of_that_number_before(
+    desk: Desk, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    desk.publish(a="1", b="1")
+    shutil.copytree(desk.lake.root, backup)
+    desk.publish(a="2", c="1")
+    assert desk.files() == {"member-a.json": "2", "member-c.json": "1"}
+    # The next version is another one, with the same number.
+    desk.restore(backup)
+    assert desk.publish(a="3", b="1") == (2, 1)
+    assert desk.files() == {"member-a.json": "3", "member-b.json": "1"}
+    # Nor is the version before taken for what the files were written from.
+    desk.restore(backup)
+    desk.lake.overwrite(desk.lake.read(TABLE).where("member_id = 'a'"), TABLE)
+    assert desk.publish(a="1") == (1, 1)
+    assert desk.files() == {"member-a.json": "1"}
+
+
+def test_files_that_were_left_half_written_are_from_no_version(desk: Desk) -> None:
+    desk.publish(a="1", b="1")
     with pytest.raises(Exception, match="cannot be part of a file's name"):
-        desk.publish(**{"../../evil": "1"})
+        desk.publish(a="2", c="2", **{"../../evil": "1"})
     assert not list(desk.output.parent.glob("evil*"))
+    (desk.folder / "member-c.json").write_text("2")  # as if its task had been the quicker one
+    assert desk.write(0) == (2, 1)
+    assert desk.files() == {"member-a.json": "1", "member-b.json": "1"}
 
 
 def test_an_output_that_is_no_folder_is_a_configuration_error(desk: Desk) -> None:
     with pytest.raises(ConfigurationError, match="not to s3a://bucket/out"):
-        write(desk.lake, TABLE, 0, MEMBERS, "s3a://bucket/out")
+        write(desk.lake, TABLE, 0, MEMBERS, "s3a://bucket/out", None)
