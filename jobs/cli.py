@@ -256,7 +256,7 @@ def _unexpected(error: Exception) -> AssayError:
     # Its text may quote raw values, so it is not shown unless asked for.
     return AssayError(
         f"{type(error).__name__}: this is a fault of Assay or of its surroundings",
-        "nothing was published; run again with --verbose to see all of it",
+        "a release is there whole or not at all (assay releases); run again with --verbose to see all of it",
     )
 
 

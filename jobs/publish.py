@@ -1,5 +1,7 @@
 """Publish: gold to Postgres, all tables of the run in one transaction. `spark-submit jobs/publish.py --source S`."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -7,6 +9,8 @@ from functools import partial
 from typing import Any
 
 from psycopg import Connection
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
@@ -18,6 +22,7 @@ from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.faults import explained
 from jobs.engine.ledger import Ledger
 from jobs.engine.postgres import DocumentName, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
@@ -43,6 +48,9 @@ _OPS_TABLES = {
 }
 
 
+_SYSTEM_SAYS = re.compile(
+    r"\[Errno (\d+)\]|Permission denied|Parent path is not a directory|Mkdirs failed to create|Read-only file system"
+)
 _REFUSED = "rows of this release do not fit its key or another constraint; nothing was published"
 _WHY_REFUSED = (
     "two rows may share the key, or one lacks a part of it: mend the transform; or the table in Postgres has a "
@@ -173,9 +181,8 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         released = postgres.published_documents(connection)
     written = []
     for source in sources:
-        written += write_files(
-            run, source, shown_of(source, last, released) if source in held_back else newest(run, source)
-        )
+        live = shown_of(source, last, released) if source in held_back else newest(run, source)
+        written += write_files(run, source, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     declared = {f"{table.schema_}.{name}" for one in [*load_sources(), *sources] for name, table in one.publish.items()}
@@ -266,11 +273,30 @@ def shown_of(source: Source, released: Mapping[str, ReleasedTable], documents_of
     return Shown(tables, {name: version for (owner, name), version in documents_of.items() if owner == source.name})
 
 
-def write_files(run: Run, source: Source, shown: Shown) -> list[str]:
-    """Brings exports and documents up to date with what is shown; says which documents were written and removed."""
-    with any_version(run.spark):
-        _export(run, source, shown)
-        return _write_documents(run, source, shown)
+def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) -> list[str]:
+    """Brings exports and documents up to date with what is shown; says which documents were written and removed.
+
+    Raises AssayError that tells of the release, if one was made: it is published by now.
+    """
+    try:
+        with any_version(run.spark):
+            _export(run, source, shown)
+            return _write_documents(run, source, shown)
+    except (AssayError, OSError, PySparkException, Py4JJavaError) as error:
+        done = f"release {release_id} is published" if release_id else "what is published stays as it was"
+        known = error if isinstance(error, AssayError) else explained(error)
+        why, way_out = (known.message, known.hint) if known else (_why_unwritten(error), None)
+        raise AssayError(
+            f"{done}; files below {run.settings.output} could not be written: {why}",
+            way_out or "mend the folder (ASSAY_OUTPUT), then run again: the next run writes them",
+        ) from error
+
+
+def _why_unwritten(error: Exception) -> str:
+    """What the system says; no more of the error, whose text may quote rows."""
+    found = _SYSTEM_SAYS.search(str(error))
+    said = type(error).__name__ if found is None else os.strerror(int(found[1])) if found[1] else found[0]
+    return f"{said} ({error.filename})" if isinstance(error, OSError) and error.filename else said
 
 
 def _news(run: Run, sources: Sequence[str], table: str, known: Sequence[tuple[str, str]]) -> Iterator[Row]:

@@ -189,7 +189,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
     # Also where the tables were right already: a rollback may have been cut short between them and the files.
     for source in sources:
         if any(declared[name].source is source for name in wanted if name in declared):
-            report.files += publish.write_files(run, source, publish.shown_of(source, now, shown))
+            report.files += publish.write_files(run, source, publish.shown_of(source, now, shown), report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 

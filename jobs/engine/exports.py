@@ -34,7 +34,9 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     ordered = frame.coalesce(1).sortWithinPartitions(*export.order_by).toDF(*export.header)
     ordered.write.mode("overwrite").csv(hidden, header=True, emptyValue="", escape='"')
     file_system = target.getFileSystem(hadoop_configuration(spark))
-    part = file_system.globStatus(hadoop_path(spark, f"{hidden}/part-*.csv"))[0].getPath()
+    # Listed, not looked for by a pattern: the folder's own name may have [ or * in it.
+    written = [status.getPath() for status in file_system.listStatus(hadoop_path(spark, hidden))]
+    part = next(path for path in written if path.getName().startswith("part-"))
     gateway: Any = spark.sparkContext._gateway
     rename = jvm(spark).org.apache.hadoop.fs.Options.Rename
     options = gateway.new_array(rename, 1)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs import cli
+
 PROJECT = Path(__file__).resolve().parents[2]
 ASSAY = Path(sys.executable).with_name("assay")
 
@@ -116,3 +118,15 @@ def test_without_java_17_set_up_says_how_to_install_it(tmp_path: Path, java: str
     assert says in ended.stderr
     assert all(word in ended.stderr for word in ("Java 17", "apt install", "dnf install", "brew install"))
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_an_error_that_nobody_expected_claims_nothing_of_the_release(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "load_settings", lambda: {}["a value of a row"])
+    monkeypatch.setattr(sys, "argv", ["assay"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["run"])
+    said = capsys.readouterr().err
+    assert said.startswith("error: KeyError: this is a fault of Assay or of its surroundings\n")
+    assert ("there whole or not at all (assay releases)" in said, "a value" in said) == (True, False)

@@ -180,14 +180,26 @@ def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: La
     def export() -> str:
         return (lab.output / "exports/counselor_daily_cases.csv").read_text().splitlines()[-1]
 
+    # The files come after the release; if they cannot be written, that is said of both, and the next run writes them.
+    unwritten = rf"release %s is published; files below {lab.output} could not be written: %s"
+    lab.output.touch()
     lab.land("members/a.log", entry(ANN, age=40))
     lab.land("contacts/a.jsonl", lines(1))
-    lab.run(contacts, members)
+    with pytest.raises(AssayError, match=unwritten % (1, "Parent path is not a directory")):
+        lab.run(contacts, members)
+    lab.output.unlink()
     lab.land("members/b.log", entry(ANN, age=41))
     lab.land("contacts/b.jsonl", lines(2, 3))
     lab.run(contacts, members)
     assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
 
+    folder = lab.output / "processed"
+    folder.rename(lab.output / "aside")
+    folder.touch()
+    with pytest.raises(AssayError, match=unwritten % (3, rf"File exists \({folder}\)")):
+        rollback(lab, 1)
+    folder.unlink()
+    (lab.output / "aside").rename(folder)
     rollback(lab, 1)
     assert (shown(lab), export()) == ({ANN: 40}, "Yan Delacroix,2023-01-01,1,3.00,2.00")
     lab.land("members/c.log", entry(ANN, age=42))

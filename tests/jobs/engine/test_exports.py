@@ -12,12 +12,13 @@ from tests.transforms.rows import frame_of
 def test_an_export_is_current_until_its_rows_or_what_is_declared_of_it_change(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    frame, folder = frame_of(spark, [("b", 1), ("a", 2)], "name STRING, n INT"), str(tmp_path)
+    output = tmp_path / "out [1] {a,b} *"  # no pattern, but what it is called
+    frame, folder = frame_of(spark, [("b", 1), ("a", 2)], "name STRING, n INT"), str(output)
     export = Export(file="things.csv", header=["NAME", "N"], order_by=["name"])
     others = [export.model_copy(update=change) for change in ({"header": ["WHO", "N"]}, {"order_by": ["n"]})]
 
     def lines() -> list[str]:
-        return (tmp_path / "things.csv").read_text().splitlines()
+        return (output / "things.csv").read_text().splitlines()
 
     exports.write(frame, folder, export, "sum")
     assert lines() == ["NAME,N", "a,2", "b,1"]
