@@ -135,9 +135,18 @@ def _server(folder: Path) -> _Server | None:
         lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if len(lines) < 4 or not lines[0].isdigit() or not _command_line(int(lines[0])).endswith(_mark(folder)):
+    if len(lines) < 4 or not lines[0].isdigit() or not _is_ours(int(lines[0]), folder):
         return None
     return _Server(pid=int(lines[0]), port=int(lines[3]), ready=len(lines) > 7 and lines[7].strip() == "ready")
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Whether a process is the server of this folder. Where it works is right also after the folder was moved."""
+    process = PROC / str(pid)
+    try:
+        return (process / "cwd").samefile(folder / "data") and (process / "comm").read_text() == "postgres\n"
+    except OSError:  # there is no such process, or no PROC, or it is somebody else's
+        return _command_line(pid).endswith(_mark(folder))
 
 
 def _mark(folder: Path) -> str:

@@ -116,6 +116,23 @@ def test_data_port_and_password_stay_from_start_to_start(folder: Path) -> None:
     assert query(first, "SELECT * FROM stays") == [(1,)]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says where a process works")
+def test_a_server_whose_folder_was_moved_is_found_where_it_is_now(folder: Path) -> None:
+    first, pid = embedded.start(folder), pid_of_server(folder)
+    moved = folder.rename(folder.with_name("moved"))
+    try:
+        assert embedded.start(moved) == embedded.running(moved) == first
+        assert pid_of_server(moved) == pid
+        # A copy is another folder, in which none runs.
+        shutil.copytree(moved, folder)
+        assert embedded.running(folder) is None
+        shutil.rmtree(folder)
+        assert embedded.stop(moved) is True
+        assert embedded.running(moved) is None
+    finally:
+        moved.rename(folder)
+
+
 def test_stopping_nothing_is_false_and_leaves_nothing(new_folder: Path) -> None:
     assert embedded.stop(new_folder) is False
     assert embedded.running(new_folder) is None
