@@ -28,7 +28,7 @@ FIELDS = (
     "client_name",
     "client_location",
 )
-RECORD = f"STRUCT<{', '.join(f'{field}: STRING' for field in FIELDS)}>"
+RECORD = ", ".join(f"{field}: STRING" for field in FIELDS)
 
 ALL_CONTACTS = "all"
 NO_PRONOUNS = "Unknown"
@@ -291,13 +291,15 @@ def pronoun_risk(pronoun_risk_levels: DataFrame) -> DataFrame:
 def _texts(raw: DataFrame, id_secret: str) -> DataFrame:
     """Each line's fields as trimmed text, NULL where missing; `contact_id` from the fields as they came.
 
-    Spark reads the first value of a text and ignores what follows. In brackets and followed by an empty object, a line
-    makes two elements only if it is one whole object.
+    Spark reads the first value of a text and ignores what follows. In brackets and followed by an object that no line
+    can have, a line makes two elements, and that object is the second one, only if it is one whole object.
     """
-    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(", {}]"))
-    two = F.from_json(wrapped, f"ARRAY<{RECORD}>", {"allowSingleQuotes": "false"})
+    end = f"{id_secret} end"
+    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(f', {{"{end}": 1}}]'))
+    two = F.from_json(wrapped, f"ARRAY<STRUCT<{RECORD}, `{end}`: INT>>", {"allowSingleQuotes": "false"})
     read = raw.select(*ENGINE_COLUMNS, two.alias("two"))
-    records = read.select(*ENGINE_COLUMNS, F.when(F.size("two") == 2, F.get("two", F.lit(0))).alias("record"))
+    is_whole = (F.size("two") == 2) & F.get("two", F.lit(1))[end].isNotNull()
+    records = read.select(*ENGINE_COLUMNS, F.when(is_whole, F.get("two", F.lit(0))).alias("record"))
     bare = records.select(
         *ENGINE_COLUMNS,
         F.col("record").isNotNull().alias("_is_json"),

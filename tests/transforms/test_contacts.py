@@ -221,6 +221,7 @@ class TestRules:
     def test_a_line_that_is_not_one_json_object_is_held_back_for_that_alone(self, spark: SparkSession) -> None:
         texts = [None, "", "   ", "[]", "1", '"x"', "null", "true", "junk", "{", "}", line()[:-1], line()[5:]]
         texts += [f"[{line()}]", line() + line(), f"{line()}, {line()}", line() + " junk", line() + "]", line() + "}"]
+        texts += [f"{line()}, {{}}] {line()}", f'{line()}, "end": 1}} {line()}', f'{line()}, "record": {line()}']
         texts += [f"{line()}] [{line()}", line().replace('"', "'"), "ERROR: timed out", "<p>503</p>", '{"a": 1,}']
         assert_violations(spark, [(text, ["is_json"]) for text in texts])
 
