@@ -20,7 +20,7 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Computed, Source, Transform, input_names
 from jobs.engine.versions import fingerprint, metrics, together
-from jobs.silver import call, quarantine_table, silver_table
+from jobs.silver import call, quarantine_table, silver_table, verify_parsed_alike
 from jobs.silver import shapes as silver_shapes
 
 _MOST_SLICES = 400  # of more, to compute the table anew takes no longer
@@ -63,6 +63,7 @@ def refine_derived_silver(run: Run, source: Source) -> GoldReport:
 
 def refine(run: Run, source: Source) -> GoldReport:
     """Brings the source's gold tables up to date."""
+    verify_parsed_alike(run, source)
     report = _refresh(run, source, gold(source))
     if report.refreshed:
         _check(run, source)

@@ -19,7 +19,7 @@ from jobs.engine import id_secret
 from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
-from jobs.engine.errors import ConfigurationError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount, TableState
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
@@ -148,6 +148,18 @@ def settings_request(run: Run, source: Source, history: History) -> Request | No
     if not batches or not any(run.lake.written_through(*each) for each in silver) or not _parsed_otherwise(run, source):
         return None
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
+
+
+def verify_parsed_alike(run: Run, source: Source) -> None:
+    """Raises AssayError if rows are to be parsed anew and are not yet: some are as before, and some are not."""
+    newest = max((r.batch_id for r in run.ledger.history(source.name).requests if r.kind == "settings"), default=0)
+    for table, raw in source.parsed_tables.items():
+        done = run.lake.written_through(silver_table(source, table), silver_writer(source, table)) if newest else 0
+        if done < newest and run.lake.exists(bronze_table(source, raw)):
+            raise AssayError(
+                f"silver.{source.name}.{table}: rows are to be parsed anew, as settings were changed, and are not yet",
+                f"let silver come to its end first: assay run --source {source.name}",
+            )
 
 
 def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:

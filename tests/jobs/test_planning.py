@@ -10,6 +10,7 @@ import pytest
 
 from jobs import bronze, gold, replay, silver
 from jobs.engine import postgres
+from jobs.engine.errors import AssayError
 from jobs.engine.settings import PostgresSettings
 from jobs.engine.sources import Source, load_sources
 from jobs.planning import Plan, plan_sources
@@ -246,6 +247,9 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
 
     # Rows that were parsed in another time zone are parsed anew, though no file is new.
     elsewhere = interactions.model_copy(update={"timezone": "America/New_York"})
+    crashed(lab, silver, "_report", elsewhere)  # before the first table is written
+    with pytest.raises(AssayError, match="rows are to be parsed anew, as settings were changed, and are not yet"):
+        lab.run(elsewhere, first="gold")
     plan = plan_then_run(lab, elsewhere)
     assert plan.sources[0].requests == ["the settings that rows are parsed with have changed (batches 1, 2, 3)"]
     read = lab.table("silver/interactions/interaction_records").selectExpr("string(started_at)").collect()
