@@ -185,9 +185,15 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         written += write_files(run, source, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
-    declared = {f"{table.schema_}.{name}" for one in [*load_sources(), *sources] for name, table in one.publish.items()}
-    left = sorted(last.keys() - declared)
-    return PublishReport(release_id, *names, written, [source.name for source in held_back], left)
+    left = last.keys() - _declared(sources)
+    if left:  # by none of these sources; perhaps by one that is not of this run
+        left -= _declared(load_sources())
+    return PublishReport(release_id, *names, written, [source.name for source in held_back], sorted(left))
+
+
+def _declared(sources: Sequence[Source]) -> set[str]:
+    """The published tables of some sources, with their schemas."""
+    return {f"{table.schema_}.{name}" for source in sources for name, table in source.publish.items()}
 
 
 def stage(

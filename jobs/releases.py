@@ -26,7 +26,7 @@ from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
-from jobs.engine.versions import any_version, fingerprint, has_all_files, is_gone, metrics
+from jobs.engine.versions import any_version, has_all_files, is_gone, measured
 from jobs.gold import gold_table
 
 _UNTOUCHED = "nothing was changed"
@@ -172,7 +172,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
                 report.notes.append(said)
         if dry_run:
             for item in items:
-                _verify(item, _count(run.lake.read(item.state.table_name, item.state.delta_version)), to)
+                _verify(item, measured(run.lake.read(item.state.table_name, item.state.delta_version)), to)
             return report
         if items:
             for item, found in publish.stage(run, connection, target, items):
@@ -263,12 +263,6 @@ def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
             raise gone from None
         raise
     return frame
-
-
-def _count(frame: DataFrame) -> tuple[int, str]:
-    row = frame.agg(*metrics(frame)).first()
-    assert row is not None
-    return fingerprint(row.asDict())
 
 
 def _verify(item: Publication, found: tuple[int, str], to: int) -> None:

@@ -132,20 +132,25 @@ def _see_to_settings(run: Run, source: Source) -> None:
     Otherwise old rows would be in one time zone and new ones in another, or have two ids, and count twice. What is to
     be done is written down before what has been seen, for a crash in between.
     """
-    if any(_needs_secret(source, table) for table in source.parsed_tables) and not id_secret.is_there(
-        run.lake, source.name
-    ):
+    needs_secret = any(_needs_secret(source, table) for table in source.parsed_tables)
+    if needs_secret and id_secret.find(run.lake, source.name) is None:
         id_secret.make(run.lake, source.name)
-    if request := settings_request(run, source, run.ledger.history(source.name)):
+    otherwise = _parsed_otherwise(run, source)
+    if otherwise and (request := _all_anew(run, source, run.ledger.history(source.name))):
         run.ledger.ask(source.name, request.kind, request.batches)
-    run.ledger.record_table_states(_parsed_otherwise(run, source))
+    run.ledger.record_table_states(otherwise)
 
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
     """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
-    silver = [(silver_table(source, table), silver_writer(source, table)) for table in source.parsed_tables]
+    return _all_anew(run, source, history) if _parsed_otherwise(run, source) else None
+
+
+def _all_anew(run: Run, source: Source, history: History) -> Request | None:
+    """That all batches are parsed anew; None if silver has no rows yet."""
     batches = {event.batch_id for event in history.loaded()}
-    if not batches or not any(run.lake.written_through(*each) for each in silver) or not _parsed_otherwise(run, source):
+    silver = [(silver_table(source, table), silver_writer(source, table)) for table in source.parsed_tables]
+    if not batches or not any(run.lake.written_through(*each) for each in silver):
         return None
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
 
@@ -177,8 +182,8 @@ def _settings_of(run: Run, source: Source, table: str) -> str:
     """A fingerprint of what a table is parsed with, beside bronze and code; empty if that is nothing."""
     named, settings = input_names(source.silver_transform(table)), source.settings()
     found = {name: settings[name] for name in named if name in settings}
-    if _needs_secret(source, table) and id_secret.is_there(run.lake, source.name):
-        found[id_secret.PARAMETER] = id_secret.read(run.lake, source.name)
+    if _needs_secret(source, table) and (secret := id_secret.find(run.lake, source.name)):
+        found[id_secret.PARAMETER] = secret
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] if found else ""
 
 

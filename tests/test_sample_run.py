@@ -45,13 +45,13 @@ def test_analysts_do_not_read_who_signed_up(sample: Sample) -> None:
     with psycopg.connect(sample.place.database.conninfo(), autocommit=True) as connection:
         connection.execute("ALTER ROLE analyst PASSWORD 'for this test'")
         connection.execute("ALTER ROLE restricted_reader PASSWORD 'for this test'")
+    analyst = sample.place.database.as_user("analyst", "for this test")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        sample.place.query("SELECT * FROM restricted.users", sample.place.database.as_user("analyst", "for this test"))
+        sample.place.query("SELECT * FROM restricted.users", analyst)
     reader = sample.place.database.as_user("restricted_reader", "for this test")
     assert sample.place.query("SELECT count(*) > 0 FROM restricted.users", reader) == [(True,)]
     schemas = "SELECT DISTINCT split_part(table_name, '.', 1) FROM ops.release_tables ORDER BY 1"
     assert sample.place.query(schemas) == [("gold",), ("restricted",)]
-    analyst = sample.place.database.as_user("analyst", "for this test")
     assert sample.place.query(schemas, analyst) == [("gold",)], "a checksum tells what a row may hold"
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         sample.place.query("SELECT * FROM gold.daily_user_counts", reader)

@@ -17,7 +17,7 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.landing import local_path
 from jobs.engine.sources import Document
-from jobs.engine.versions import fingerprint, metrics
+from jobs.engine.versions import measured
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _WORDS = 3  # of the hidden file; one of an earlier Assay had no checksum
@@ -51,7 +51,7 @@ def write(
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shown, counts = lake.read(table, version), (0, 0)
-    checksum = checksum or _checksum(shown)
+    checksum = checksum or measured(shown)[1]
     if written[2:] != [checksum]:
         rows, before = _texts(shown, document), _before(lake, table, written)
         if before is not None:
@@ -67,12 +67,6 @@ def write(
     return counts
 
 
-def _checksum(rows: DataFrame) -> str:
-    row = rows.agg(*metrics(rows)).first()
-    assert row is not None
-    return fingerprint(row.asDict())[1]
-
-
 def _texts(rows: DataFrame, document: Document) -> DataFrame:
     """One row per file: the key as its name has it, and the text."""
     return rows.select(F.col(document.key).cast("string").alias(document.key), "document")
@@ -84,7 +78,7 @@ def _before(lake: Lakehouse, table: str, written: Sequence[str]) -> DataFrame | 
         # That version may be gone, or damaged: what is needed is in the new one.
         with suppress(PySparkException, Py4JJavaError):
             rows = lake.read(table, int(written[1]))
-            return rows if _checksum(rows) == written[2] else None
+            return rows if measured(rows)[1] == written[2] else None
     return None
 
 

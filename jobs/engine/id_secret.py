@@ -5,9 +5,10 @@ the same ids gets a copy before its first run.
 """
 
 import secrets
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
+
+from py4j.java_gateway import is_instance_of
 
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
@@ -23,19 +24,13 @@ def path(lake: Lakehouse, source: str) -> str:
     return lake.path(f"ops/id_secrets/{source}")
 
 
-def is_there(lake: Lakehouse, source: str) -> bool:
-    """Whether the lakehouse has a secret for the source."""
-    with _opened(lake, source) as (file_system, file):
-        return bool(file_system.exists(file))
-
-
-def read(lake: Lakehouse, source: str) -> str:
-    """The secret, as 64 hexadecimal digits. Raises AssayError if it is not there, or not whole."""
-    with _opened(lake, source) as (file_system, file):
-        if not file_system.exists(file):
-            raise AssayError(f"{path(lake, source)} is missing: no ids can be made", _WAY_OUT)
-        with closing(file_system.open(file)) as stream:
-            text = str(jvm(lake.spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")).strip()
+def find(lake: Lakehouse, source: str) -> str | None:
+    """The secret, as 64 hexadecimal digits; None if there is none yet. Raises AssayError if it is not whole."""
+    file_system, file = _file(lake, path(lake, source))
+    if not file_system.exists(file):
+        return None
+    with closing(file_system.open(file)) as stream:
+        text = str(jvm(lake.spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")).strip()
     if len(text) != 2 * _BYTES or set(text) - set("0123456789abcdef"):
         raise AssayError(
             f"{path(lake, source)} does not hold {2 * _BYTES} hexadecimal digits: no ids can be made",
@@ -44,27 +39,30 @@ def read(lake: Lakehouse, source: str) -> str:
     return text
 
 
+def read(lake: Lakehouse, source: str) -> str:
+    """The secret. Raises AssayError if it is not there, or not whole."""
+    if (found := find(lake, source)) is None:
+        raise AssayError(f"{path(lake, source)} is missing: no ids can be made", _WAY_OUT)
+    return found
+
+
 _WAY_OUT = "bring it back from a copy of the lakehouse; or `assay run` makes a new one, and new ids for all records"
 
 
 def make(lake: Lakehouse, source: str) -> None:
     """Puts a new secret in place, whole or not at all, which only its owner may read. For a source that has none."""
-    permissions = jvm(lake.spark).org.apache.hadoop.fs.permission
-    with _opened(lake, source) as (file_system, file):
-        new = hadoop_path(lake.spark, f"{path(lake, source)}.{secrets.token_hex(4)}")
-        with closing(file_system.create(new, False)) as stream:
-            file_system.setPermission(new, permissions.FsPermission("600"))
-            stream.writeBytes(secrets.token_hex(_BYTES))
-        file_system.rename(new, file)
+    name, permissions = path(lake, source), jvm(lake.spark).org.apache.hadoop.fs.permission
+    (file_system, file), (_, new) = _file(lake, name), _file(lake, f"{name}.{secrets.token_hex(4)}")
+    with closing(file_system.create(new, False)) as stream:
+        file_system.setPermission(new, permissions.FsPermission("600"))
+        stream.writeBytes(secrets.token_hex(_BYTES))
+    file_system.rename(new, file)
 
 
-@contextmanager
-def _opened(lake: Lakehouse, source: str) -> Iterator[tuple[Any, Any]]:
-    """The file system and the file. Without Hadoop's checksums beside it: a copy put in place would not fit those."""
-    spark = lake.spark
-    file = hadoop_path(spark, path(lake, source))
-    opened = jvm(spark).org.apache.hadoop.fs.FileSystem.newInstance(file.toUri(), hadoop_configuration(spark))
-    with closing(opened) as file_system:
-        file_system.setWriteChecksum(False)
-        file_system.setVerifyChecksum(False)
-        yield file_system, file
+def _file(lake: Lakehouse, path: str) -> tuple[Any, Any]:
+    """A file and its file system; without Hadoop's checksums beside it, which a copy put in place would not fit."""
+    file = hadoop_path(lake.spark, path)
+    found = file.getFileSystem(hadoop_configuration(lake.spark))
+    gateway = lake.spark.sparkContext._gateway
+    has_checksums = is_instance_of(gateway, found, "org.apache.hadoop.fs.ChecksumFileSystem")
+    return (found.getRawFileSystem() if has_checksums else found), file

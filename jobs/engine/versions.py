@@ -53,6 +53,13 @@ def fingerprint(found: Mapping[str, Any]) -> tuple[int, str]:
     return found["rows"], str(found["checksum"] or 0)
 
 
+def measured(frame: DataFrame) -> tuple[int, str]:
+    """The same of a frame, counted now."""
+    row = frame.agg(*metrics(frame)).first()
+    assert row is not None
+    return fingerprint(row.asDict())
+
+
 def together(some: tuple[int, str], others: tuple[int, str]) -> tuple[int, str]:
     """What tells the rows of both."""
     return some[0] + others[0], str(int(some[1]) + int(others[1]))
