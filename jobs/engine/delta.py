@@ -1,6 +1,5 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,17 +9,15 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES, jvm
 
-# The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
-_FILES_TELL_ALL = 1
 # Where more files came and went, or a larger part of the table, what changed is no quicker to go by than all of it.
 _MANY_CHANGED, _LARGEST_CHANGE = 200, 1 / 4
-_FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
 
 
 @dataclass(frozen=True)
@@ -89,18 +86,18 @@ class Lakehouse:
     def size(self, table: str) -> int:
         """How many bytes the files of a table's newest version have; 0 if there is no table yet."""
         snapshot = self._snapshot(table)
-        checksum = _value(snapshot.checksumOpt())
+        checksum = delta_log.value(snapshot.checksumOpt())
         return int(checksum.tableSizeBytes() if checksum else snapshot.sizeInBytes())
 
     def file_count(self, table: str) -> int:
         """How many files a table's newest version has."""
         snapshot = self._snapshot(table)
-        checksum = _value(snapshot.checksumOpt())
+        checksum = delta_log.value(snapshot.checksumOpt())
         return int(checksum.numFiles() if checksum else snapshot.numOfFiles())
 
     def table_property(self, table: str, name: str) -> str | None:
         """A property of a table, if it is set."""
-        found: str | None = _value(self._snapshot(table).metadata().configuration().get(name))
+        found: str | None = delta_log.value(self._snapshot(table).metadata().configuration().get(name))
         return found
 
     def changes(self, table: str, since: int) -> Changes | None:
@@ -113,7 +110,7 @@ class Lakehouse:
         if since == snapshot.version():
             return Changes()
         size = self.size(table)
-        if snapshot.protocol().minReaderVersion() > _FILES_TELL_ALL or since > snapshot.version() or size < FEW_BYTES:
+        if not delta_log.do_files_tell_all(snapshot) or since > snapshot.version() or size < FEW_BYTES:
             return None
         files = self._files_since(table, since, int(snapshot.version()))
         if files is None:
@@ -129,12 +126,12 @@ class Lakehouse:
 
         The numbers of versions do not tell: in a table that was removed and made anew they start again.
         """
-        made = _value(self._snapshot(table).metadata().createdTime())
+        made = delta_log.value(self._snapshot(table).metadata().createdTime())
         return made is None or int(made) <= int(self._snapshot(other).timestamp())
 
     def written_through(self, table: str, writer: str) -> int:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
-        return _numbers(self._snapshot(table)).get(writer, 0)
+        return delta_log.numbers(self._snapshot(table)).get(writer, 0)
 
     def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
         """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
@@ -153,9 +150,12 @@ class Lakehouse:
 
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
+        before = self.version(table)
+        if before is not None and (now := delta_log.overwrite(frame, self._log(table), before)):
+            return now
         # Such a table is read whole: no values of its rows in the log.
         writer = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
-        return self._write(_replacing(writer, self.exists(table)), table)
+        return self._write(_replacing(writer, before is not None), table)
 
     def replace(self, frame: DataFrame, table: str, where: str) -> int:
         """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
@@ -199,18 +199,21 @@ class Lakehouse:
         where: str | None = None,
     ) -> bool:
         before = self._snapshot(table)
-        if _numbers(before).get(writer, 0) >= number:
+        if delta_log.numbers(before).get(writer, 0) >= number:
             return False
-        write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
+        write = frame.write.options(txnAppId=writer, txnVersion=str(number))
+        is_there, is_written = before.version() >= 0, None
         if is_there and (mode == "append" or where is not None):
-            _verify_types(table, _schema(before), frame.schema)
+            _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
             write = write.mode("append").option("mergeSchema", "true")
         elif where is not None and is_there:
             write = _replacing_rows(write, where)
         else:
             write = _replacing(write, is_there)
-        write.format("delta").save(self.path(table))
+            is_written = is_there and delta_log.overwrite(frame, self._log(table), before.version(), writer, number)
+        if not is_written:
+            write.format("delta").save(self.path(table))
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
@@ -225,7 +228,7 @@ class Lakehouse:
         """
         for actions in self._commits(table, first):
             for action in actions:
-                if _kind(action) == "SetTransaction" and action.appId() == writer:
+                if delta_log.kind(action) == "SetTransaction" and action.appId() == writer:
                     return bool(action.version() == number)
         return False
 
@@ -235,8 +238,8 @@ class Lakehouse:
         identity, version = str(snapshot.metadata().id()), int(snapshot.version())
         known = self._files.get(table)
         if known is None or (known.identity, known.version) != (identity, version):
-            paths = _paths(snapshot)
-            schema = _schema(snapshot) if paths else StructType()
+            paths = delta_log.file_names(snapshot)
+            schema = delta_log.schema(snapshot) if paths else StructType()
             files = spark_paths(self.path(table), paths)
             known = self._files[table] = _Files(identity, version, schema, files)
         return known
@@ -251,12 +254,12 @@ class Lakehouse:
         for actions in self._commits(table, since + 1):
             commits += 1
             for action in actions:
-                kind = _kind(action)
+                kind = delta_log.kind(action)
                 # Other columns; or files that were only packed anew, of which one may be among those that came.
                 if kind == "Metadata" or (kind in sizes and not action.dataChange()):
                     return None
                 if kind in sizes:
-                    found = action.size() if kind == "AddFile" else _value(action.size())
+                    found = action.size() if kind == "AddFile" else delta_log.value(action.size())
                     sizes[kind][str(action.path())] = int(found or 0)
             if sum(map(len, sizes.values())) > _MANY_CHANGED:
                 return None
@@ -264,12 +267,12 @@ class Lakehouse:
             return None
         passing = sizes["AddFile"].keys() & sizes["RemoveFile"].keys()
         came, went = [{path: files[path] for path in files.keys() - passing} for files in sizes.values()]
-        return (came, went) if all(map(_is_inside, [*came, *went])) else None
+        return (came, went) if all(map(delta_log.is_inside, [*came, *went])) else None
 
     def _rows_of(self, table: str, snapshot: Any, paths: Collection[str]) -> DataFrame | None:
         """The rows of some files of a table."""
         files = spark_paths(self.path(table), sorted(paths))
-        return self.spark.read.schema(_schema(snapshot)).parquet(*files) if files else None
+        return self.spark.read.schema(delta_log.schema(snapshot)).parquet(*files) if files else None
 
     def _is_there(self, table: str, path: str) -> bool:
         file = hadoop_path(self.spark, f"{self.path(table)}/{path}")
@@ -279,7 +282,7 @@ class Lakehouse:
         """What each commit from version `first` on says, action by action."""
         commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
         while commits.hasNext():
-            yield _each(commits.next()._2())
+            yield delta_log.each(commits.next()._2())
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
@@ -319,52 +322,3 @@ def _verify_types(table: str, there: StructType, new: StructType) -> None:
                 f"{column} is {types[field.name]} in the table, and {kind} by the present code; nothing was published",
                 f"undo that; or remove the folder {table} of the lakehouse, and the next run makes it anew from bronze",
             )
-
-
-def _kind(action: Any) -> str:
-    return str(action.getClass().getSimpleName())
-
-
-def _each(sequence: Any) -> Iterator[Any]:
-    """The elements of a Scala sequence."""
-    elements = sequence.iterator()
-    while elements.hasNext():
-        yield elements.next()
-
-
-def _schema(snapshot: Any) -> StructType:
-    return StructType.fromJson(json.loads(snapshot.metadata().schemaString()))
-
-
-def _value(option: Any) -> Any:
-    """What a Scala Option holds; None if nothing."""
-    return option.get() if option.isDefined() else None
-
-
-# What Delta's checksum file beside the commit says of a version, Delta itself would compute with a query.
-
-
-def _paths(snapshot: Any) -> list[str]:
-    """The files of a version within the table's folder, if the checksum file names them and they are few."""
-    checksum = _value(snapshot.checksumOpt())
-    if checksum is None or snapshot.protocol().minReaderVersion() > _FILES_TELL_ALL:
-        return []
-    files = _value(checksum.allFiles())
-    if files is None or files.size() > _FEW_FILES:
-        return []
-    paths = [str(files.apply(number).path()) for number in range(files.size())]
-    return paths if all(map(_is_inside, paths)) else []
-
-
-def _is_inside(path: str) -> bool:
-    """Whether a file lies in the table's folder: another table's files, of a shallow copy, have absolute paths."""
-    return path[0] != "/" and ":" not in path
-
-
-def _numbers(snapshot: Any) -> dict[str, int]:
-    """The newest number of each writer, from the checksum file if that has them."""
-    checksum, found = _value(snapshot.checksumOpt()), dict[str, int]()
-    known = _value(checksum.setTransactions()) if checksum else None
-    for entry in _each(snapshot.setTransactions() if known is None else known):
-        found[str(entry.appId())] = int(entry.version())
-    return found

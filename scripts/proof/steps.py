@@ -7,18 +7,20 @@ from typing import Any
 
 from pyspark.sql.readwriter import DataFrameWriter
 
-from jobs.engine import documents, exports, postgres
+from jobs.engine import delta_log, documents, exports, postgres
 
 
 @contextmanager
 def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
     """Calls `passing` with the name of each step of the runs in this process, on the lakehouse at `root`."""
 
-    def table(_writer: Any, path: str = "", *_: Any) -> str:
+    def table(_: Any, place: Any = "", *__: Any) -> str:
+        path = place if isinstance(place, str) else place.dataPath().toUri().getPath()  # of a Delta log
         return path.removeprefix(root.rstrip("/") + "/")
 
     names: list[tuple[Any, str, Callable[..., str]]] = [
         (DataFrameWriter, "save", lambda *a: f"save {table(*a)}"),
+        (delta_log, "overwrite", lambda *a: f"overwrite {table(*a)}"),
         (DataFrameWriter, "parquet", lambda *a: f"write {table(*a)}"),
         (postgres, "create_staging", lambda _, item: f"create staging {item.full_name}"),
         (postgres, "load_staging", lambda _frame, _database, item: f"load staging {item.full_name}"),

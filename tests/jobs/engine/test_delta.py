@@ -10,7 +10,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.engine import delta
+from jobs.engine import delta, delta_log
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from tests.lab import forget_tables
@@ -33,12 +33,69 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
 
     # As when another process makes the same write after this one has looked: Delta says nothing and writes nothing.
-    monkeypatch.setattr(delta, "_numbers", lambda _: {})
-    blind = Lakehouse(spark, str(tmp_path))
-    for write in (blind.append_once, blind.overwrite_once):
-        with pytest.raises(AssayError, match="t: Delta dropped write 3 of writer, as if it had been made before"):
-            write(rows, "t", "writer", 3)
+    monkeypatch.setattr(delta_log, "numbers", lambda _: {})
+    with pytest.raises(AssayError, match="t: Delta dropped write 3 of writer, as if it had been made before"):
+        lake.append_once(rows, "t", "writer", 3)
     assert lake.read("t").count() == 2
+
+
+def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_delta_does_it(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path / "odd [name] & ü"))
+
+    def person(number: int) -> DataFrame:
+        return spark.sql(f"SELECT {number} AS id, array('Ann') AS names")
+
+    def write(frame: DataFrame, writer: str | None = None, number: int = 0) -> int | None:
+        return delta_log.overwrite(frame, lake._log("t"), lake.version("t") or 0, writer, number)
+
+    lake.overwrite(person(1), "t")
+    assert write(person(2)) == 1
+    assert lake.read("t").collect() == lake.read_log("t").collect() == [Row(id=2, names=["Ann"])]
+    assert lake.read("t", 0).collect() == [Row(id=1, names=["Ann"])]
+    for number, rows in ((1, person(3)), (2, person(4).where("false")), (3, person(5))):
+        assert lake.overwrite_once(rows, "t", "writer", number)
+        assert not lake.overwrite_once(person(9), "t", "writer", number)
+        assert lake.read_log("t").collect() == lake.read("t").collect() == rows.collect()
+    forget_tables(spark)
+    assert (lake.version("t"), lake.written_through("t", "writer"), lake.file_count("t")) == (4, 3, 1)
+    DeltaTable.forPath(spark, lake.path("t")).vacuum()  # Delta knows which files went, and when
+    assert lake.read("t", 0).collect() == [Row(id=1, names=["Ann"])]
+
+    # What it does not do: other columns, another version, many files, rows that may be deleted in their file.
+    assert write(person(6).withColumn("city", F.lit("Bonn"))) is None
+    assert delta_log.overwrite(person(6), lake._log("t"), 3) is None
+    lake.overwrite(person(6).withColumn("city", F.lit("Bonn")), "t")
+    assert lake.read_log("t").collect() == [Row(id=6, names=["Ann"], city="Bonn")]
+    lake.overwrite(spark.range(50).repartition(50), "t")
+    assert write(spark.range(1)) is None
+    lake.overwrite(spark.range(1).coalesce(1), "t")
+    vectors = "'delta.enableDeletionVectors' = 'true'"
+    spark.sql(f"ALTER TABLE delta.`{lake.path('t')}` SET TBLPROPERTIES ({vectors})")
+    assert write(spark.range(2)) is None
+    lake.overwrite(spark.range(2), "t")
+    assert lake.read_log("t").count() == 2
+
+
+def test_what_another_process_commits_during_an_overwrite_is_not_lost(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = Lakehouse(spark, str(tmp_path)), Lakehouse(spark, str(tmp_path))
+    for id in (1, 2):
+        lake.overwrite(spark.sql(f"SELECT {id} AS id"), "t")
+
+    def files(snapshot: object) -> object:
+        found = known_files(snapshot)
+        monkeypatch.undo()
+        other.append(spark.sql("SELECT 3 AS id"), "t")
+        return found
+
+    known_files = delta_log._files
+    monkeypatch.setattr(delta_log, "_files", files)
+    with pytest.raises(Exception, match="DELTA_CONCURRENT_APPEND"):
+        delta_log.overwrite(spark.sql("SELECT 4 AS id"), lake._log("t"), 1)
+    assert ids(lake.read_log("t")) == [2, 3]
 
 
 def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_says(

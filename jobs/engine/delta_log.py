@@ -1,0 +1,98 @@
+"""What a table's Delta log says, and a commit that names the files that go: by Delta's Scala classes.
+
+Delta's Python API has nothing of it. What the checksum file beside the newest commit says of a version, Delta itself
+would compute with queries, which for a small table take longer than to read or write it.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql.types import StructType
+
+from jobs.engine.session import jvm
+
+# The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
+_FILES_TELL_ALL = 1
+_FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
+
+
+def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
+    """Replaces all rows of a table that is at `version` by `frame`; returns the new version.
+
+    The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
+    `version`, has other columns, or if its files are many or not known.
+    """
+    java = jvm(frame.sparkSession)
+    transaction = log.startTransaction()
+    before = transaction.snapshot()
+    files = _files(before)
+    columns = frame._jdf.schema().asNullable()  # as Delta keeps them
+    if files is None or before.version() != version or not before.schema().equals(columns):
+        return None
+    transaction.readWholeTable()  # so that whatever another process commits meanwhile is in the way
+    nothing, delta = java.scala.Option.empty(), java.org.apache.spark.sql.delta
+    actions = [file.remove() for file in files]
+    if writer:
+        actions.append(delta.actions.SetTransaction(writer, number, nothing))
+    others = java.scala.jdk.javaapi.CollectionConverters.asScala(actions).toSeq()
+    mode = java.org.apache.spark.sql.SaveMode.valueOf("Overwrite")
+    operation = delta.DeltaOperations.Write(mode, *[nothing] * 8)
+    return int(transaction.commit(transaction.writeFiles(frame._jdf).concat(others), operation))
+
+
+def file_names(snapshot: Any) -> list[str]:
+    """The files of a version; none if it has none, or many, or if the checksum file does not name them."""
+    return [str(file.path()) for file in _files(snapshot) or []]
+
+
+def do_files_tell_all(snapshot: Any) -> bool:
+    """Whether a table's rows are those that are in its files, under the names that its columns have there."""
+    return bool(snapshot.protocol().minReaderVersion() <= _FILES_TELL_ALL)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a file lies in the table's folder: another table's files, of a shallow copy, have absolute paths."""
+    return path[0] != "/" and ":" not in path
+
+
+def numbers(snapshot: Any) -> dict[str, int]:
+    """The newest number of each writer, from the checksum file if that has them."""
+    checksum, found = value(snapshot.checksumOpt()), dict[str, int]()
+    known = value(checksum.setTransactions()) if checksum else None
+    for entry in each(snapshot.setTransactions() if known is None else known):
+        found[str(entry.appId())] = int(entry.version())
+    return found
+
+
+def schema(snapshot: Any) -> StructType:
+    """A version's columns."""
+    return StructType.fromJson(json.loads(snapshot.metadata().schemaString()))
+
+
+def kind(action: Any) -> str:
+    """What an action of a commit is: AddFile, RemoveFile, Metadata, SetTransaction, ..."""
+    return str(action.getClass().getSimpleName())
+
+
+def each(sequence: Any) -> Iterator[Any]:
+    """The elements of a Scala sequence."""
+    elements = sequence.iterator()
+    while elements.hasNext():
+        yield elements.next()
+
+
+def value(option: Any) -> Any:
+    """What a Scala Option holds; None if nothing."""
+    return option.get() if option.isDefined() else None
+
+
+def _files(snapshot: Any) -> list[Any] | None:
+    """The files of a version within the table's folder, if the checksum file names them and they are few; else None."""
+    checksum = value(snapshot.checksumOpt())
+    files = value(checksum.allFiles()) if checksum and do_files_tell_all(snapshot) else None
+    if files is None or files.size() > _FEW_FILES:
+        return None
+    found = list(each(files))
+    return found if all(is_inside(str(file.path())) for file in found) else None
