@@ -7,7 +7,7 @@ product_customer_types has every product with every customer type, zeros include
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 from psycopg.types.numeric import Int8
 
@@ -118,7 +118,8 @@ class Gold:
         rows = await self._database.rows(query, parameters)
         if not rows:
             raise NotPublished("ops.releases is empty")
-        return Release(rows[0][0], rows[0][1]), [row[2:] for row in rows]
+        # Postgres answers in the zone of the session, which server, database, role or PGTZ may have set.
+        return Release(rows[0][0], rows[0][1].astimezone(UTC)), [row[2:] for row in rows]
 
 
 def _nested(rows: list[Row]) -> dict[str, Counts]:

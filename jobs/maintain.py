@@ -256,7 +256,7 @@ def _bring_documents(
     for source in sources:
         shown = publish.newest(run, source)
         names = [name for name in shown.documents if f"gold/{source.name}/{name}" in moved]
-        if names and not publish.is_held_back(publish.publications(run, source), last):
+        if names and publish.is_all_released(run, source, last):  # what is not is for the next run to write
             with any_version(run.spark):
                 for name in names:
                     path, document = f"gold/{source.name}/{name}", source.documents[name]

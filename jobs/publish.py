@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -63,7 +64,7 @@ class PublishReport:
     """The release made (None if nothing had changed), its tables, and the files written beside it, in words.
 
     `held_back` are the sources that show an older release since a rollback, and go on to; `left` the tables that are
-    published and that no source declares any longer.
+    published and that no source declares any longer, `foreign` those that still show another lakehouse's rows.
     """
 
     release_id: int | None = None
@@ -72,6 +73,7 @@ class PublishReport:
     documents: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,29 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
                 checked = _balanced(run, sources, rows) if table == _ACCOUNTS else rows
                 postgres.copy_new(connection, table, _OPS_TABLES[table][0], checked)
         postgres.drop_staging(connection, changed)
-        released = postgres.published_documents(connection)
+        released, foreign = postgres.published_documents(connection), postgres.of_no_release(connection)
     written = []
     for source in sources:
         live = shown_of(source, last, released) if source in held_back else newest(run, source)
         written += write_files(run, source, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
+    held = [source.name for source in held_back]
+    return PublishReport(release_id, *names, written, held, _left(last, sources), foreign)
+
+
+def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[str]:
+    """The published tables that no source declares, be it one of this run or another one."""
     left = last.keys() - _declared(sources)
-    if left:  # by none of these sources; perhaps by one that is not of this run
-        left -= _declared(load_sources())
-    return PublishReport(release_id, *names, written, [source.name for source in held_back], sorted(left))
+    # A mistake in what another source declares is no reason for this run to fail.
+    with suppress(ConfigurationError):
+        return sorted(left - _declared(load_sources())) if left else []
+    return []
+
+
+def is_all_released(run: Run, source: Source, last: Mapping[str, ReleasedTable]) -> bool:
+    """Whether what is published of a source is what its gold tables hold now."""
+    return not any(is_changed(item, last) for item in publications(run, source))
 
 
 def _declared(sources: Sequence[Source]) -> set[str]:

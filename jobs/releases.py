@@ -154,8 +154,14 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         if not dry_run:
             postgres.prepare(connection, publish.reader_passwords(run.settings))
         last = postgres.published(connection)
-        differing = [name for name in wanted if name not in last or last[name].rows != wanted[name].rows]
-        report.same = [name for name in wanted if name not in differing]
+        dropped = [name for name in wanted if name not in declared and name not in last]
+        report.notes += [f"{name}: no source publishes it now, and it is not there any longer" for name in dropped]
+        differing = [
+            name
+            for name in wanted
+            if name not in dropped and (name not in last or last[name].rows != wanted[name].rows)
+        ]
+        report.same = [name for name in wanted if name not in [*dropped, *differing]]
         # Decision: a table that is younger than the release stays as it is; Assay never empties what may be in use.
         report.left = sorted(last.keys() - wanted.keys())
         items = [_item(run, name, declared.get(name), wanted[name], to) for name in differing]
@@ -186,10 +192,12 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
                 postgres.record_documents(connection, report.release_id, documents, moved_names)
         postgres.drop_staging(connection, items)
         now, shown = postgres.published(connection), postgres.published_documents(connection)
-    # Also where the tables were right already: a rollback may have been cut short between them and the files.
-    for source in sources:
-        if any(declared[name].source is source for name in wanted if name in declared):
-            report.files += publish.write_files(run, source, publish.shown_of(source, now, shown), report.release_id)
+    # If the tables were right already: a rollback may have been cut short between them and the files.
+    for source in moved or [s for s in sources if any(d.source is s for n, d in declared.items() if n in wanted)]:
+        # Documents may have changed since the last release without any table, and so without a release.
+        is_newest = not moved and publish.is_all_released(run, source, now)
+        live = publish.newest(run, source) if is_newest else publish.shown_of(source, now, shown)
+        report.files += publish.write_files(run, source, live, report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 

@@ -112,6 +112,10 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
         f"{name}: no source publishes it now, and it stays as it was: drop it, or take it from its readers (REVOKE)"
         for name in report.left
     ]
+    summary.warnings += [
+        f"{name}: shows rows of another lakehouse, and is of no release of this one: run its source, or drop it"
+        for name in report.foreign
+    ]
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged

@@ -1,7 +1,8 @@
 -- Who may read what. The roles exist when this is run; published tables are granted as they are created, by the default
 -- privileges, and not again: what an administrator has revoked since, or has put there, is not Assay's.
 GRANT USAGE ON SCHEMA gold, ops TO analyst;
-GRANT USAGE ON SCHEMA restricted TO restricted_reader;
+GRANT USAGE ON SCHEMA restricted, ops TO restricted_reader;
+GRANT SELECT ON ops.releases, ops.release_tables TO restricted_reader;
 GRANT SELECT ON ops.releases, ops.release_tables, ops.release_documents, ops.row_accounts, ops.rejected_files,
   ops.rule_results TO analyst;
 ALTER DEFAULT PRIVILEGES IN SCHEMA gold, ops GRANT SELECT ON TABLES TO analyst;

@@ -54,9 +54,11 @@ END $$;
 -- Checksums of two releases tell the hash of the one row that came between them, and so what it may hold: who may not read
 -- a table does not see what releases hold of it.
 DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'ops.release_tables'::regclass) THEN
+  IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = 'ops.release_tables'::regclass AND polname = 'readers') THEN
     CREATE POLICY readers ON ops.release_tables FOR SELECT
       USING (has_schema_privilege(split_part(table_name, '.', 1), 'USAGE'));
+  END IF;
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'ops.release_tables'::regclass) THEN
     ALTER TABLE ops.release_tables ENABLE ROW LEVEL SECURITY;
   END IF;
 END $$;

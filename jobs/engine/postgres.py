@@ -159,6 +159,16 @@ def _released(connection: psycopg.Connection[Any], condition: LiteralString, *va
     return {name: ReleasedTable(*values) for name, *values in rows}
 
 
+def of_no_release(connection: psycopg.Connection[Any]) -> list[str]:
+    """The tables that an earlier release holds and the newest does not: those of a lakehouse that was taken over."""
+    rows = connection.execute(
+        "SELECT DISTINCT table_name FROM ops.release_tables WHERE to_regclass(table_name) IS NOT NULL EXCEPT "
+        "SELECT table_name FROM ops.release_tables WHERE release_id = (SELECT max(release_id) FROM ops.releases) "
+        "ORDER BY table_name"
+    )
+    return [name for (name,) in rows]
+
+
 def published_documents(connection: psycopg.Connection[Any], release_id: int | None = None) -> dict[DocumentName, int]:
     """Which version of each table of documents goes with a release; without a number, with the newest."""
     if not has_tables(connection, "ops.release_documents"):
@@ -229,7 +239,8 @@ def release(
 ) -> int | None:
     """Makes every changed table match its staging table and records the release, all in the caller's transaction.
 
-    Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one.
+    Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one,
+    but for those that were dropped since, and those of another lakehouse.
     Raises AssayError if another lakehouse has published meanwhile, unless this one is to `take_over`.
     """
     if not changed:
@@ -253,9 +264,12 @@ def release(
     )
     columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum"
     connection.execute(
-        f"INSERT INTO ops.release_tables (release_id, {columns}) SELECT %s, {columns} FROM ops.release_tables "
-        "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND table_name <> ALL(%s)",
-        [newest[0], newest[0], [item.full_name for item in named]],
+        f"INSERT INTO ops.release_tables (release_id, {columns}) "
+        f"SELECT %(new)s, {columns} FROM ops.release_tables JOIN ops.releases USING (release_id) "
+        "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %(new)s) "
+        "AND coalesce(lakehouse, %(own)s) = %(own)s AND to_regclass(table_name) IS NOT NULL "
+        "AND table_name <> ALL(%(named)s)",
+        {"new": newest[0], "own": lakehouse, "named": [item.full_name for item in named]},
     )
     return int(newest[0])
 

@@ -13,7 +13,7 @@ from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.sources import load_sources
-from jobs.maintain import maintain
+from jobs.maintain import _bring_documents, maintain
 from jobs.releases import Rollback
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import lines
@@ -66,9 +66,16 @@ def test_a_lakehouse_takes_the_place_of_another_one_only_if_told_to(
     assert (names(), lab.query("SELECT max(release_id) FROM ops.releases")) == (["Ann"], [(1,)])
 
     monkeypatch.setattr(cli, "load_sources", lambda _: load_sources(["signups"]))  # all there are
+    with psycopg.connect(lab.database.conninfo()) as connection:
+        of_lab = "INSERT INTO ops.release_tables VALUES (1, 'gold.member', 0, 5, '0', 'd')"
+        connection.execute(f"CREATE TABLE gold.member (id int); {of_lab}")
     assert other.assay("run", "--take-over")[0] == 0
     assert names() == ["Bob"]
-    assert other.run("signups").release_id is None
+    idle = other.run("signups")
+    warned = (
+        "gold.member: shows rows of another lakehouse, and is of no release of this one: run its source, or drop it"
+    )
+    assert (idle.release_id, warned in idle.warnings) == (None, True)
     with pytest.raises(AssayError, match=refusal):
         lab.run("signups")
     with pytest.raises(AssayError, match=refusal):
@@ -91,8 +98,11 @@ def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_
     lab.run("members")
     assert shown(lab) == {ANN: 41, BOB: 50}
 
+    with psycopg.connect(lab.database.conninfo()) as connection:
+        connection.execute("INSERT INTO ops.release_tables VALUES (1, 'gold.dropped', 0, 5, '0', 'd')")
     preview = rollback(lab, 1, dry_run=True)
     assert preview.release_id is None
+    assert preview.notes == ["gold.dropped: no source publishes it now, and it is not there any longer"]
     assert sorted(preview.loaded) == ["gold.engagement_segments", "gold.member", "gold.member_follow_reco_rolling"]
     assert shown(lab) == {ANN: 41, BOB: 50}
 
@@ -216,10 +226,27 @@ def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: La
     assert lab.query(cases) == [(3,)]
     assert export() == "Yan Delacroix,2023-01-01,3,3.00,2.00"
 
+    # Documents that changed without any table, and so without a release, are as new after a rollback of others.
+    lab.land("members/c.log", entry(ANN, age=42, waiting_list_time="13.3001"))
+    assert lab.run(members).release_id is None
+    (document,) = documents(lab).values()
+    text = document.read_text()
+    assert "13.3001" in text
+    newest = int(lab.query("SELECT max(release_id) FROM ops.releases")[0][0])
+    for _ in range(2):  # once more, as after one that was cut short
+        rollback(lab, newest - 1)
+        assert (document.read_text(), lab.query(cases)) == (text, [(1,)])
+    rollback(lab, newest)
+
     # Rows of a source that the rollback does not touch are not held back: they only wait to be published.
     lab.land("members/d.log", entry(ANN, age=43))
     lab.run(members, until="gold")
-    rollback(lab, int(lab.query("SELECT max(release_id) - 1 FROM ops.releases")[0][0]))
+    # Nor does maintenance show them before they are released, in documents, when it has made a version of their table.
+    table = "gold/members/member_documents"
+    version = lab.lake.version(table) or 0
+    _bring_documents(lab.start(), [members], lab.database, {table: (version, version)})
+    assert shown(lab) == {ANN: 42}
+    rollback(lab, newest - 1)
     assert (shown(lab), lab.query(cases)) == ({ANN: 42}, [(1,)])
     assert lab.run(contacts, members).tables_changed == ["gold.member"]
     assert (shown(lab), lab.query(cases)) == ({ANN: 43}, [(1,)])

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs import publish, silver
 from jobs import run as run_job
-from jobs import silver
 from jobs.engine.batches import FileEvent, History, Status
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount
+from jobs.engine.postgres import ReleasedTable
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source, load_sources
 from scripts.proof.world import entry, first_delivery
@@ -125,6 +126,20 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
     assert set_aside == silver.Scope(1, 3, False, frozenset({(3, "members/a.log")}))
     rebuilt = silver.next_scope(members, table, History([*read, replaced]), 2, 3)
     assert rebuilt == silver.Scope(0, 3, True, frozenset({(1, "members/a.log")}))
+
+
+def test_a_mistake_in_another_sources_file_is_no_reason_to_fail_after_a_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signups = load_sources(["signups"])
+    last = {name: ReleasedTable(0, 0, "0", "d", None) for name in ("restricted.users", "gold.member", "gold.old")}
+    assert publish._left(last, signups) == ["gold.old"]
+
+    def broken() -> list[Source]:
+        raise ConfigurationError("conf/sources/credits.yaml, nonsense: no such setting")
+
+    monkeypatch.setattr(publish, "load_sources", broken)
+    assert publish._left(last, signups) == []
 
 
 def test_a_file_from_the_future_is_warned_about_where_the_newest_file_counts(lab: Lab) -> None:

@@ -69,6 +69,31 @@ def test_with_an_addition_only_its_rows_are_staged_and_the_others_stay(database:
     assert together(added.before, (3, "-7")) == (5, "5")
 
 
+def test_tables_that_a_release_does_not_change_are_in_it_unless_dropped_or_of_another_lakehouse(
+    database: Database,
+) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with postgres.connect(database) as connection:
+        connection.execute("CREATE TABLE gold.others (n int)")
+        connection.execute("ALTER TABLE ops.release_tables DISABLE ROW LEVEL SECURITY")
+        for name in ("gold.others", "gold.dropped"):
+            connection.execute("INSERT INTO ops.release_tables VALUES (1, %s, 0, 5, '0', 'd')", [name])
+    publish(database, thing(ID_N, 1), (1, 2))
+    with postgres.connect(database) as connection:
+        assert list(postgres.released(connection, 2)) == ["gold.others", "gold.things"]
+        assert postgres.of_no_release(connection) == []
+        with connection.transaction():
+            taken_over = postgres.release(connection, "run", "a new lakehouse", [], [thing(ID_N, 1)], take_over=True)
+        assert taken_over is None, "no table of its own, no release"
+        postgres.create_staging(connection, thing(ID_N, 0))
+        with connection.transaction():
+            postgres.release(connection, "run", "a new lakehouse", [thing(ID_N, 0)], [], take_over=True)
+        assert list(postgres.published(connection)) == ["gold.things"]
+        assert postgres.of_no_release(connection) == ["gold.others"]
+        secured = "SELECT relrowsecurity FROM pg_class WHERE oid = 'ops.release_tables'::regclass"
+        assert connection.execute(secured).fetchone() == (True,)
+
+
 def test_a_key_with_null_parts_is_matched(database: Database) -> None:
     item = thing(ID_N, 2, primary_key=[], unique_key=["id", "n"])
     publish(database, item, (1, None), (1, 1))
