@@ -141,8 +141,9 @@ def _accounts(run: Run, source: Source, paths: list[str] | None) -> list[Account
         rows = rows.join(F.broadcast(asked), "source_file", "left_semi")
     names = ["source", "layer", "table_name", "batch_id", "source_file", *[f"rows_{fate}" for fate in _FATES]]
     found = [Account(*row) for row in rows.select(*names).collect()]
-    order = [*source.raw, *source.tables]
-    return sorted(found, key=lambda a: (_LAYERS.index(a.layer), order.index(a.table), a.batch, a.file))
+    order = {name: number for number, name in enumerate([*source.raw, *source.tables])}
+    last = len(order)  # tables that are no longer declared, or are called otherwise now
+    return sorted(found, key=lambda a: (_LAYERS.index(a.layer), order.get(a.table, last), a.table, a.batch, a.file))
 
 
 def _findings(source: Source, history: History, paths: set[str]) -> list[Finding]:

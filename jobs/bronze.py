@@ -68,7 +68,13 @@ def history(run: Run, source: Source, raw: str) -> History:
 
 def of_raw_table(decided: History, source: Source, raw: str) -> History:
     """The part of a source's history that is about the files of one raw table."""
-    return decided.of(lambda path: raw in source.raw_tables_of(path), is_full_extract=source.raw[raw].full_extract)
+    return decided.of(lambda event: raw in _tables_in(source, event), is_full_extract=source.raw[raw].full_extract)
+
+
+def _tables_in(source: Source, event: FileEvent) -> list[str]:
+    """The raw tables that a file was read for; those that the present patterns name, if the event does not say."""
+    tables, has_tables, _ = (event.content_hash or "").partition(":")
+    return tables.split("+") if has_tables else source.raw_tables_of(event.source_file)
 
 
 def listing(run: Run, source: Source) -> list[LandingFile]:
@@ -135,20 +141,20 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
 
 def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None:
     """Appends a planned batch to bronze and accounts for it, unless both were done before."""
+    if _is_accounted(run, source, batch_id):  # of a raw table that is declared since, the batch has nothing
+        return
     files = [event for event in run.ledger.history(source.name).batch(batch_id) if event.status == "loaded"]
-    is_accounted = _is_accounted(run, source, batch_id)
     if unread := unread_tables(run, source, files, batch_id):
         files = _append(run, source, batch_id, unread, files, report)
         report.events += files
-    elif not is_accounted:
+    else:
         # A crash came before the second look at them. What was taken away since was read to its end.
         there = {file.path for file in listing(run, source)}
         _without_changed(run, source, [f for f in files if f.source_file in there], CHANGED_MEANWHILE, report)
-    if not is_accounted:
-        accounts = _without_unseen(run, source, files, _accounts(run, source, batch_id), report)
-        run.ledger.record_accounts(accounts)
-        report.rows_read += sum(account.rows_read for account in accounts)
-        report.rows_deduplicated += sum(account.rows_deduplicated for account in accounts)
+    accounts = _without_unseen(run, source, files, _accounts(run, source, batch_id), report)
+    run.ledger.record_accounts(accounts)
+    report.rows_read += sum(account.rows_read for account in accounts)
+    report.rows_deduplicated += sum(account.rows_deduplicated for account in accounts)
 
 
 def _is_accounted(run: Run, source: Source, batch_id: int) -> bool:

@@ -322,8 +322,10 @@ def next_scope(source: Source, table: str, history: History, done: int, finished
     through = request.batch_id - 1 if request else decided.newest_planned
     is_outdated = decided.changes_what_was_read(done)
     # Where the newest file wins, an old content that is delivered again may win anew.
-    news = decided.accepted(done) if declared.keep == "newest" else decided.loaded(done)
-    if through > done and (is_outdated or any(event.batch_id <= through for event in news)):
+    news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
+    if request:  # after it, nothing would account for the rows of a file that was set aside while it was read
+        news |= {batch for batch, _ in decided.dead(done)}
+    if through > done and (is_outdated or any(batch <= through for batch in news)):
         rebuild = declared.is_always_rebuilt or is_outdated
         after = 0 if rebuild else done
         return Scope(after, through, rebuild, frozenset(decided.dead(after)))

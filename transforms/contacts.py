@@ -28,6 +28,11 @@ FIELDS = (
     "client_name",
     "client_location",
 )
+# A line in which every `\\uD8xx` is half of a pair. Possessive, so that no line makes it backtrack or recurse.
+_WHOLE_CHARACTERS = (
+    r"\A(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])"
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+\z"
+)
 RECORD = ", ".join(f"{field}: STRING" for field in FIELDS)
 
 ALL_CONTACTS = "all"
@@ -75,6 +80,7 @@ def contacts(raw: DataFrame, timezone: str, id_secret: str) -> DataFrame:
         "client_name",
         "client_location",
         "_is_json",
+        _has_half_character(F.col("_raw")).alias("_has_half_character"),
         _is_readable("counselors", "counselor_names").alias("_has_readable_counselors"),
         F.coalesce(has_missing(F.col("counselor_names")), F.lit(False)).alias("_has_nameless_counselor"),
         (_is_readable("transfer_timestamps", "transferred_at") & ~_has_null("transferred_at")).alias(
@@ -292,7 +298,8 @@ def _texts(raw: DataFrame, id_secret: str) -> DataFrame:
     """Each line's fields as trimmed text, NULL where missing; `contact_id` from the fields as they came.
 
     Spark reads the first value of a text and ignores what follows. In brackets and followed by an object that no line
-    can have, a line makes two elements, and that object is the second one, only if it is one whole object.
+    can have, a line makes two elements, and that object is the second one, only if it is one whole object. Needs
+    spark.sql.json.enablePartialResults off: else Spark passes over what it cannot read within a field, and goes on.
     """
     end = f"{id_secret} end"
     wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(f', {{"{end}": 1}}]'))
@@ -312,6 +319,12 @@ def _texts(raw: DataFrame, id_secret: str) -> DataFrame:
         "contact_id",
         *[_without_bare_nan(known(F.col(field))).alias(field) for field in FIELDS],
     )
+
+
+def _has_half_character(line: Column) -> Column:
+    """Whether a JSON text has half a surrogate pair, which is no character: Spark makes `?` of each."""
+    may_have = F.contains(line, F.lit(r"\ud")) | F.contains(line, F.lit(r"\uD"))
+    return F.coalesce(may_have & ~line.rlike(_WHOLE_CHARACTERS), F.lit(False))
 
 
 def _contact_id(record: str, secret: str) -> Column:

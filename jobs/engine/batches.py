@@ -71,9 +71,9 @@ class History:
         """This history and a request made since."""
         return History(self._decided.values(), [*self.requests, request])
 
-    def of(self, is_wanted: Callable[[str], bool], *, is_full_extract: bool) -> "History":
-        """The part of this history that is about the files with wanted paths."""
-        wanted = [event for event in self._decided.values() if is_wanted(event.source_file)]
+    def of(self, is_wanted: Callable[[FileEvent], bool], *, is_full_extract: bool) -> "History":
+        """The part of this history that is about wanted files."""
+        wanted = [event for event in self._decided.values() if is_wanted(event)]
         return History(wanted, self.requests, is_full_extract=is_full_extract)
 
     def through(self, batch_id: int) -> "History":
@@ -121,19 +121,23 @@ class History:
         return {delivery: newest[content] for delivery, content in loaded.items() if content in newest}
 
     def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
-        """The newest event of each path; with `accepted`, the newest that was not set aside."""
+        """The newest event of each path; with `accepted`, the newest whose content was read.
+
+        That of a file that was set aside was not, nor that of its copies, which were planned as known.
+        """
         last = self.newest_batch if through is None else through
+        read = {event.content_hash for event in self.loaded(0, last)}
         newest: dict[str, FileEvent] = {}
         for event in self._decided.values():
-            if event.batch_id <= last and not (accepted and event.status == "rejected"):
+            is_read = event.status != "rejected" and event.content_hash in read
+            if event.batch_id <= last and (is_read or not accepted):
                 newest[event.source_file] = event
         return newest
 
     def live(self, through: int | None = None) -> set[Delivery]:
         """The deliveries whose rows count, as of batch `through`."""
         loaded = {(e.batch_id, e.source_file): e.content_hash for e in self.loaded(0, through)}
-        read = set(loaded.values())
-        counting = [e for e in self.newest_versions(through, accepted=True).values() if e.content_hash in read]
+        counting = list(self.newest_versions(through, accepted=True).values())
         if self._is_full_extract and counting:
             counting = [max(counting, key=lambda event: (event.modified_at, event.batch_id, event.source_file))]
         wanted = {event.content_hash for event in counting}

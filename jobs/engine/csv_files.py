@@ -240,25 +240,25 @@ def _forms(
             continue
         # A file in UTF-8 with some damage, such as an end in mid-character, remains UTF-8.
         encoding = WINDOWS_1252 if row["invalid_lines"] > row["multibyte_lines"] else UTF_8
-        # A quote that no line closes is damage (a file cut off, say), and must not swallow the lines below it.
-        needs_multiline = row["opening_lines"] > 0 and row["closing_lines"] > 0
-        forms[row["_source_file"]] = CsvForm(header.delimiter, header.names, encoding, needs_multiline)
+        forms[row["_source_file"]] = CsvForm(header.delimiter, header.names, encoding, row["has_records_over_lines"])
     return forms
 
 
 def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str, *, with_lines: bool) -> DataFrame:
-    """One row per file: numbers of lines of the kinds that decide its encoding and whether lines are records.
+    """One row per file: numbers of lines of the kinds that decide its encoding, and whether records span lines.
 
     With `with_lines`, also that of all lines that are not blank.
     """
     lines = _lines(spark, root, paths)
     is_closing = F.col("_line").rlike(rf'\A(?:[^"]++|"")*+" *(?:{re.escape(delimiter)}|\r*\z)')
+    is_opening = _ends_in_quotes(F.col("_line"), delimiter)
+    # A quote that no later line closes is damage (a file cut off, say), and must not swallow the lines below it.
+    is_closed = F.min(F.when(is_opening, F.col("_place"))) < F.max(F.when(is_closing, F.col("_place")))
     is_valid = F.is_valid_utf8("_line")
     return lines.groupBy("_source_file").agg(
         F.count_if(~is_valid).alias("invalid_lines"),
         F.count_if(is_valid & (F.octet_length("_line") > F.char_length("_line"))).alias("multibyte_lines"),
-        F.count_if(_ends_in_quotes(F.col("_line"), delimiter)).alias("opening_lines"),
-        F.count_if(is_closing).alias("closing_lines"),
+        F.coalesce(is_closed, F.lit(False)).alias("has_records_over_lines"),
         *[F.count_if(F.col("_line").rlike(_NOT_BLANK)).alias("lines")] * with_lines,
     )
 
@@ -363,7 +363,9 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
     position = {name: number for number, name in enumerate(form.header)}
     schema = ", ".join([*(f"_{number} STRING" for number in position.values()), "_corrupt STRING"])
     options = {"sep": form.delimiter, "quote": '"', "escape": '"', "columnNameOfCorruptRecord": "_corrupt"}
-    is_parseable = F.substring_index("_raw", form.delimiter, _MAX_FIELDS) == F.col("_raw")
+    # Spark's parser takes U+FFFF for the end of the text, and reads the next record from the middle on.
+    has_end = F.contains("_raw", F.lit("\uffff"))
+    is_parseable = ~has_end & (F.substring_index("_raw", form.delimiter, _MAX_FIELDS) == F.col("_raw"))
     fields = F.from_csv(F.when(is_parseable, F.col("_raw")), schema, options)
 
     def field(name: str) -> Column:
@@ -373,9 +375,8 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
     unknown = [field(name).alias(name) for name in form.header if name not in known]
     rescued = F.to_json(F.struct(*unknown, "_raw_base64"), {"ignoreNullFields": "true"})
     has_wrong_fields = F.col("_fields").isNull() | F.col("_fields._corrupt").isNotNull()
-    # Spark's parser takes U+FFFF for the end of the text, and may drop NUL within quotes.
-    has_nul_and_quote = F.contains("_raw", F.lit("\0")) & F.contains("_raw", F.lit('"'))
-    is_misread = F.contains("_raw", F.lit("\uffff")) | has_nul_and_quote
+    # NUL within quotes it may drop.
+    is_misread = F.contains("_raw", F.lit("\0")) & F.contains("_raw", F.lit('"'))
     return records.withColumn("_fields", fields).select(
         "_raw",
         "_source_file",

@@ -131,7 +131,8 @@ class Ledger:
         """Records that rows are to go through silver once more; the run that does it may be a later one."""
         request = Request(self.history(source).newest_batch + 1, kind, tuple(batches), rule)
         rows = self._stamped([{"source": source, **asdict(request), "batches": list(request.batches)}], REQUEST_SCHEMA)
-        self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
+        with self._writing:
+            self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
         self._histories[source] = self.history(source).asked(request)
         return request
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import publish, silver
+from jobs import bronze, publish, silver
 from jobs import run as run_job
-from jobs.engine.batches import FileEvent, History, Status
+from jobs.engine.batches import FileEvent, History, Request, Status
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount
 from jobs.engine.postgres import ReleasedTable
@@ -126,6 +126,40 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
     assert set_aside == silver.Scope(1, 3, False, frozenset({(3, "members/a.log")}))
     rebuilt = silver.next_scope(members, table, History([*read, replaced]), 2, 3)
     assert rebuilt == silver.Scope(0, 3, True, frozenset({(1, "members/a.log")}))
+
+    # One that was set aside while it was read has rows in bronze, which are to be accounted for before a request.
+    changed = replace(event("members/c.log", 3, "four"), status="rejected")
+    asked = Request(4, "replay", (1, 2))
+    first = silver.next_scope(members, table, History([*read, changed], [asked]), 2, 3)
+    assert first == silver.Scope(2, 3, False, frozenset({(3, "members/c.log")}))
+    then = silver.next_scope(members, table, History([*read, changed], [asked]), 3, 3)
+    assert then == silver.Scope(0, 4, False, frozenset({(3, "members/c.log")}), asked)
+
+
+def test_a_file_is_of_the_raw_tables_that_it_was_read_for_whatever_is_declared_since() -> None:
+    interactions = load_sources(["interactions"])[0]
+    declared = interactions.model_dump(by_alias=True)
+    declared["raw"]["customers"]["landing"] = "interactions/clients*.csv*"
+    changed = Source.model_validate(declared)
+
+    def event(path: str, batch: int) -> FileEvent:
+        return FileEvent(path, 1, batch, f"customers:sha {batch}", "loaded", None, batch)
+
+    old, new = event("interactions/customers.csv", 1), event("interactions/clients.csv", 2)
+    customers = bronze.of_raw_table(History([old, new]), changed, "customers")
+    assert (customers.live(), customers.dead()) == ({(2, new.source_file)}, {(1, old.source_file)})
+    rejected = replace(old, content_hash=None, status="rejected")
+    assert [
+        raw for raw in interactions.raw if bronze.of_raw_table(History([rejected]), interactions, raw).batch(1)
+    ] == ["customers"]
+
+
+def test_a_batch_that_is_accounted_for_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a raw table that was added to the source since, whose rows a workbook of the batch may have."""
+    monkeypatch.setattr(bronze, "_is_accounted", lambda *_: True)
+    report = bronze.BronzeReport()
+    bronze._load(None, load_sources(["interactions"])[0], 1, report)  # type: ignore[arg-type]
+    assert report == bronze.BronzeReport()
 
 
 def test_a_mistake_in_another_sources_file_is_no_reason_to_fail_after_a_release(

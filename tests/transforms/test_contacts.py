@@ -223,6 +223,12 @@ class TestRules:
         texts += [f"[{line()}]", line() + line(), f"{line()}, {line()}", line() + " junk", line() + "]", line() + "}"]
         texts += [f"{line()}, {{}}] {line()}", f'{line()}, "end": 1}} {line()}', f'{line()}, "record": {line()}']
         texts += [f"{line()}] [{line()}", line().replace('"', "'"), "ERROR: timed out", "<p>503</p>", '{"a": 1,}']
+        # One character too few, or one other than it was, in a field whose value would only be missed.
+        start, place = line()[:-1], '"client_location": '
+        texts += [
+            f"{start}, {place}{value}}}" for value in (r'"Zo\u0eb"', "[Ann]", "[1 2]", '["a", nan]', '"Rome', "Rome")
+        ]
+        texts += [start.replace('"client_name"', "\t'client_name\"") + "}", f'{start}, {place}"Ro"me"}}']
         assert_violations(spark, [(text, ["is_json"]) for text in texts])
 
     def test_an_object_without_any_known_field_is_held_back_for_what_it_lacks(self, spark: SparkSession) -> None:
@@ -232,6 +238,26 @@ class TestRules:
         bronze = raw(spark, [line(counselors="['Frank L\ufffdpez-Patel']", transfer_timestamps="[]")], rescued="8w==")
         checked = with_violations(source.contacts(bronze, "UTC", SECRET), "contacts", "contacts")
         assert_rows(checked.select("violations"), [(["is_utf8"],)])
+
+    def test_a_line_with_half_a_character_is_held_back(self, spark: SparkSession) -> None:
+        halves = [
+            r"\udce9",
+            r"\uDCE9",
+            r"\ud83d",
+            r"\ud83d\ud83d\ude00",
+            r"\ude00\ud83d",
+            r"\ud83d \ude00",
+            r"\\\udce9",
+        ]
+        wholes = [r"\ud83d\ude00", r"\uD83D\uDE00", r"\\udce9", r"\ue9e9", r"\\\ud83d\ude00", r"ud83d"]
+        texts = [(line(client_name="X").replace('"X"', f'"Ren{escape}"'), ["is_utf8"]) for escape in halves]
+        texts += [(line(client_name="X").replace('"X"', f'"Ren{escape}"'), []) for escape in wholes]
+        long = r"\ud83d\ude00" * 50_000
+        texts += [
+            (line(client_name="X").replace('"X"', f'"{long}{end}"'), why)
+            for end, why in (("", []), (r"\ud83d", ["is_utf8"]))
+        ]
+        assert_violations(spark, texts)
 
     @pytest.mark.parametrize(("field", "rule"), [("time_call_began", "has_start"), ("time_call_ended", "has_end")])
     def test_a_start_and_an_end_that_exist_are_needed(self, spark: SparkSession, field: str, rule: str) -> None:

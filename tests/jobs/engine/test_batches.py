@@ -162,6 +162,22 @@ def test_a_broken_replacement_leaves_the_earlier_rows_in_force() -> None:
     assert history.live() == {(1, "a")}
 
 
+def test_a_broken_replacement_that_a_copy_of_it_came_before_leaves_the_earlier_rows_in_force() -> None:
+    landing = Landing()
+    landing.contents, landing.touched = {"a": "1"}, {"a": 1}
+    history, _ = deliver(History(), landing)
+    # Its content can be hashed, and not be read: of two files with it, the older one is read, and is set aside.
+    landing.contents, landing.touched = {"a": "header", "copy": "header"}, {"a": 3, "copy": 2}
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"copy": "loaded", "a": "known"}
+    history = history.followed_by([replace(events[0], status="rejected", reason="no rows")])
+    assert history.live() == {(1, "a")}
+    assert history.of(lambda _: True, is_full_extract=True).live() == {(1, "a")}
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "loaded"}
+    assert history.followed_by([replace(events[0], status="rejected", reason="no rows")]).live() == {(1, "a")}
+
+
 def test_a_file_set_aside_after_it_was_planned_does_not_count() -> None:
     landing = Landing()
     landing.contents = {"a": "1", "b": "2"}
@@ -239,5 +255,5 @@ def test_a_full_extract_that_was_set_aside_replaces_nothing() -> None:
 
 def test_a_history_can_be_that_of_some_files() -> None:
     history = History([event("customers", 1, at=10), event("products", 2, at=20)])
-    customers = history.of(lambda path: path == "customers", is_full_extract=True)
+    customers = history.of(lambda event: event.source_file == "customers", is_full_extract=True)
     assert (customers.newest_batch, customers.live()) == (1, {(1, "customers")})

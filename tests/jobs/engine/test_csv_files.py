@@ -154,6 +154,8 @@ def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) ->
             "cut_off.csv": b'id,name,city\n1,Ann,Oslo\n2,Bo,"Ro',
             "cut_off_over_lines.csv": b'id,name,city\n1,"Ann\nLee",Oslo\n2,Bo,"Ro',
             "in_the_middle.csv": b'id,name,city\n1,Ann,"Oslo\n2,Bo,Rome\n3,Cy,"Bonn"\n',
+            "the_last_field.csv": b'id,name,city\n1,Ann,"\n2,Bo,Rome\n',
+            "the_line.csv": b'id,name,city\n"\n2,Bo,Rome\n',
         }
     )
 
@@ -165,14 +167,20 @@ def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) ->
         ("in_the_middle.csv", '1,Ann,"Oslo', True),
         ("in_the_middle.csv", "2,Bo,Rome", False),
         ("in_the_middle.csv", '3,Cy,"Bonn"', False),
+        ("the_last_field.csv", '1,Ann,"', True),
+        ("the_last_field.csv", "2,Bo,Rome", False),
+        ("the_line.csv", '"', True),
+        ("the_line.csv", "2,Bo,Rome", False),
     ]
 
 
 def test_characters_that_would_cut_or_change_a_value_make_its_row_malformed(landing: Landing) -> None:
     good = ["\0,Cy,Rome", "1,Ann,Os\0lo", "2,\0,\0Oslo\0", "3,Ann,Os\ufffelo"]
-    bad = ["4,Ann,Os\ufffflo", '5,"Ann","Os\uffffl,o"', '6,Ann,"Os\0lo"', '7,"An\nn",\0', "\uffff"]
+    bad = ["4,Ann,Os\ufffflo", '5,"Ann","Os\uffffl,o"', '6,Ann,"Os\0lo"', '7,"An\nn",\0', "8\uffff8,Ann,Oslo", "\uffff"]
+    next_to_bad = [row for number, row in enumerate(bad) for row in (row, f"9{number},Bo,Bonn")]
+    good += next_to_bad[1::2]
 
-    rows = landing.rows({"a.csv": "\n".join(["id,name,city", *good, *bad]).encode()})
+    rows = landing.rows({"a.csv": "\n".join(["id,name,city", *good[:4], *next_to_bad]).encode()})
 
     assert [row["_raw"] for row in rows if row["_is_malformed"]] == bad
     assert [",".join(row[column] for column in COLUMNS) for row in rows if not row["_is_malformed"]] == good

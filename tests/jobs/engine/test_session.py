@@ -7,11 +7,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
-from jobs.engine.session import _opened
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.session import RESULTS_DEPEND_ON, _opened, session_settings, start_session
 from tests.lab import Place
 
+_OTHERWISE = {"UTC": "Asia/Tokyo", "true": "false", "false": "true"}
 LOG, EARLIER = "spark-20240102T030405Z.log", "spark-20240101T030405Z.log"
 MEMBER = "ada6ee1abc22511c"
 # What the staging tables of a run cannot hold: ids as whole numbers, which the text of the refusal itself would quote,
@@ -39,6 +42,14 @@ def umask() -> Iterator[None]:
 
 def modes(*paths: Path) -> list[int]:
     return [path.stat().st_mode & 0o777 for path in paths]
+
+
+def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: SparkSession) -> None:
+    for key in RESULTS_DEPEND_ON:
+        with session_settings(spark, {key: _OTHERWISE.get(spark.conf.get(key) or "", "")}):
+            with pytest.raises(ConfigurationError, match=f"{key} is .*, and rows are only read as they should be with"):
+                start_session()
+    assert start_session() == spark
 
 
 def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:
