@@ -91,8 +91,8 @@ def _verify_settings(spark: SparkSession) -> None:
         if found != wanted:
             raise ConfigurationError(
                 f"{key} is {found}, and rows are only read as they should be with {wanted}",
-                "give spark-submit --properties-file conf/spark-defaults.conf; or take the setting out of --conf, or of "
-                "spark in conf/assay.yaml",
+                "give spark-submit --properties-file conf/spark-defaults.conf; or take the setting out of --conf or "
+                "conf/assay.yaml (spark)",
             )
 
 

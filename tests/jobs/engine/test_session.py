@@ -46,9 +46,10 @@ def modes(*paths: Path) -> list[int]:
 
 def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: SparkSession) -> None:
     for key in RESULTS_DEPEND_ON:
-        with session_settings(spark, {key: _OTHERWISE.get(spark.conf.get(key) or "", "")}):
-            with pytest.raises(ConfigurationError, match=f"{key} is .*, and rows are only read as they should be with"):
-                start_session()
+        otherwise = session_settings(spark, {key: _OTHERWISE.get(spark.conf.get(key) or "", "")})
+        refused = pytest.raises(ConfigurationError, match=f"{key} is .*, and rows are only read as they should be")
+        with otherwise, refused:
+            start_session()
     assert start_session() == spark
 
 
