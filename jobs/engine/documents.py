@@ -46,7 +46,7 @@ def write(
     """
     folder = folder_of(output, document)
     mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
-    written = mark.read_text(encoding="utf-8").split() if mark.exists() else []
+    written = mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
     if len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]:
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _before(lake: Lakehouse, table: str, written: Sequence[str]) -> DataFrame | 
     """The rows that the files were written from; None if they are not known, or no longer there as they were."""
     if len(written) == _WORDS and written[0] == lake.identity(table):
         # That version may be gone, or damaged: what is needed is in the new one.
-        with suppress(PySparkException, Py4JJavaError):
+        with suppress(PySparkException, Py4JJavaError, ValueError):
             rows = lake.read(table, int(written[1]))
             return rows if measured(rows)[1] == written[2] else None
     return None
@@ -123,7 +123,7 @@ def _bring_all(rows: Iterable[Row], folder: Path, document: Document) -> list[tu
             continue
         written += 1
         with suppress(FileNotFoundError):
-            if file.read_text(encoding="utf-8") == row["document"]:
+            if file.read_bytes() == row["document"].encode():
                 continue
         _replace(file, row["document"])
     # Once, and not for each file: what the hidden file is to say must be on the disk before it is written.

@@ -124,6 +124,18 @@ def test_files_that_were_left_half_written_are_from_no_version(desk: Desk) -> No
     assert desk.files() == {"member-a.json": "1", "member-b.json": "1"}
 
 
+def test_files_that_are_not_utf8_are_written_again(desk: Desk) -> None:
+    desk.publish(a="1", b="1")
+    damaged, gone, mark = (desk.folder / name for name in ("member-a.json", "member-b.json", ".member-documents"))
+    identity, _, checksum = mark.read_bytes().split()
+    for text, content in {"2": b"\xff\xfe", "3": b" ".join([identity, b"\xff", checksum])}.items():
+        damaged.write_bytes(b"\xff")
+        gone.write_text("1")
+        mark.write_bytes(content)
+        assert desk.publish(a=text) == (1, 1)
+        assert desk.files() == {"member-a.json": text}
+
+
 def test_an_output_that_is_no_folder_is_a_configuration_error(desk: Desk) -> None:
     with pytest.raises(ConfigurationError, match="not to s3a://bucket/out"):
         write(desk.lake, TABLE, 0, MEMBERS, "s3a://bucket/out", None)
