@@ -43,6 +43,7 @@ def write(
     that only rows that differ are touched. The number alone does not tell: in a lakehouse that was restored it comes
     again, with other rows. Where that version is not there to be compared with, all are written, but for files that are
     the same already, and those of other keys are removed; but none without the hidden file, for Assay may not own it.
+    Without one, Assay owns a folder in which no file is named as they are.
     """
     folder = folder_of(output, document)
     mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
@@ -56,9 +57,9 @@ def write(
         rows, before = _texts(shown, document), _before(lake, table, written)
         if before is not None:
             rows = _difference(rows, _texts(before, document), document.key)
-        elif written:
+        elif mark.exists():
             rows = _with_those_gone(rows, folder, document)
-        if written:
+        if mark.exists() or not _keys_there(folder, document):
             # Until all is done, the files are from no version: a crash must not pass for the one before.
             _replace(mark, "unfinished")
             os.sync()
