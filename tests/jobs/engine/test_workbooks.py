@@ -117,8 +117,6 @@ def test_the_sheet_is_found_by_any_of_its_names_and_others_are_ignored(landing: 
     row = ["x", "Email", "1"]
     notes = {"Notes": [["anything"], [1, 2, 3, 4, 5]]}
     assert landing.values({**notes, "external_INTERACTIONS ": [HEADER, row]}) == [tuple(row)]
-    both = {"Interactions": [HEADER, ["other", "Call", "2"]], "External interactions": [HEADER, row]}
-    assert landing.values(both) == [tuple(row)]
 
 
 def test_a_row_without_any_value_is_not_a_row(landing: Landing) -> None:
@@ -135,14 +133,19 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "no header.xlsx": workbook({**good, "Products": []}),
         "no column.xlsx": workbook({**good, "Interactions": [["Date Start", "Customers"], ["x", "y"]]}),
         "twice.xlsx": workbook({**good, "Interactions": [["Date Start", "Interaction", "event"], ["x", "y", "z"]]}),
+        "same name.xlsx": workbook({**good, "interactions ": [HEADER, ["y", "Call", 2]]}),
+        "both names.xlsx": workbook({**good, "External_Interactions": [HEADER]}),
         "cut.xlsx": whole[: len(whole) // 2],
         "text.xlsx": b"date_start,interaction,customers\n",
     }
+    counted = "all count as External interactions: remove or rename all but one"
     assert landing.inspect(files, EVENTS, PRODUCTS) == {
         "one sheet.xlsx": "it has no sheet called Products",
         "no header.xlsx": "sheet Products: its header lacks required columns: date",
         "no column.xlsx": "sheet External interactions: its header lacks required columns: interaction",
         "twice.xlsx": "sheet External interactions: two columns are interaction",
+        "same name.xlsx": f"sheets 'Interactions' and 'interactions ' {counted}",
+        "both names.xlsx": f"sheets 'Interactions' and 'External_Interactions' {counted}",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
         "text.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
     }
@@ -155,7 +158,7 @@ def test_a_workbook_with_a_sheet_that_needs_rows_and_has_none_does_not_suit(land
         "header.xlsx": workbook({**events, "Products": [*products, [None, " "]]}),
     }
     assert landing.inspect(files, EVENTS, replace(PRODUCTS, needs_rows=True)) == {
-        "header.xlsx": "sheet Products is empty: it has no row below its header"
+        "header.xlsx": "sheet Products: it is empty: it has no row below its header"
     }
 
 
