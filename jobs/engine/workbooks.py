@@ -42,7 +42,7 @@ class Sheet:
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
     """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, has a sheet
     or a column twice, or whose cells openpyxl would lose without a word: formulas without a value, rows and cells out
-    of order.
+    of order, cells merged with those below them.
 
     Reasons never quote a cell: it may be personal data.
     """
@@ -150,8 +150,14 @@ def _worksheets(workbook: Any, sheet: Sheet) -> list[Any]:
 
 
 def _flaw(worksheet: Any) -> str | None:
-    """Why openpyxl would leave out cells without a word, if it would. Reads the sheet's XML, a row at a time."""
+    """Why openpyxl would leave out cells without a word, if it would. Reads the sheet's XML, a row at a time.
+
+    Of merged cells, the file has a value in the first alone: those below would be missing.
+    """
+    from openpyxl.utils.cell import range_boundaries
+
     row = 0
+    merged: list[tuple[int, int]] = []
     with worksheet._get_source() as stream:
         for _, element in iterparse(stream):
             if element.tag == f"{_MAIN}row":
@@ -161,6 +167,14 @@ def _flaw(worksheet: Any) -> str | None:
                 if any(_lacks_value(cell) for cell in element):
                     return f"formulas without values: {_WAY_OUT}"
                 element.clear()
+            elif element.tag == f"{_MAIN}mergeCell":
+                _, first, _, last = range_boundaries(element.get("ref", ""))
+                if first < last:
+                    merged.append((first, last))
+    header = next((number for number, _ in _numbered_lines(worksheet)), 0) if merged else 0
+    for first, last in merged:
+        if last > header:
+            return f"merged cells in rows {first} to {last}: unmerge and fill them"
     return None
 
 
@@ -186,10 +200,15 @@ def _lacks_value(cell: Element) -> bool:
 
 
 def _lines(worksheet: Any) -> Iterator[list[str | None]]:
-    """The sheet's rows that have any value, as texts."""
+    """The sheet's rows that have any value, as texts; the first is its header."""
+    return (cells for _, cells in _numbered_lines(worksheet))
+
+
+def _numbered_lines(worksheet: Any) -> Iterator[tuple[int, list[str | None]]]:
     worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond them would be lost
     rows = ([_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
-    return (row for row in rows if any(value is not None and value.strip() for value in row))
+    numbered = enumerate(rows, 1)
+    return ((number, row) for number, row in numbered if any(value is not None and value.strip() for value in row))
 
 
 def _header_texts(cells: Iterable[str | None]) -> list[str]:

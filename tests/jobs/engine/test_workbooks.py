@@ -38,14 +38,25 @@ def workbook(sheets: Mapping[str, Sequence[Sequence[object]]]) -> bytes:
     return stream.getvalue()
 
 
+def changed(content: bytes, old: str, new: str) -> bytes:
+    """The workbook with another text in all its parts."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as book, zipfile.ZipFile(stream, "w") as other:
+        for name in book.namelist():
+            other.writestr(name, book.read(name).decode().replace(old, new))
+    return stream.getvalue()
+
+
 def with_rows(rows: str) -> bytes:
     """A workbook with these `<row>` elements below the header, written as they are."""
-    header, changed = io.BytesIO(workbook({"Interactions": [HEADER]})), io.BytesIO()
-    with zipfile.ZipFile(header) as book, zipfile.ZipFile(changed, "w") as new:
-        for name in book.namelist():
-            content = book.read(name).decode()
-            new.writestr(name, content.replace("</sheetData>", f"{rows}</sheetData>") if "/sheet1" in name else content)
-    return changed.getvalue()
+    return changed(workbook({"Interactions": [HEADER]}), "</sheetData>", f"{rows}</sheetData>")
+
+
+def with_merged(*ranges: str) -> bytes:
+    """A workbook with a header in row 3 and cells that are merged."""
+    elements = "".join(f'<mergeCell ref="{cells}"/>' for cells in ranges)
+    content = workbook({"Interactions": [[], [], HEADER, ["x", "Email", 1], ["y", None, 2]]})
+    return changed(content, "</sheetData>", f"</sheetData><mergeCells>{elements}</mergeCells>")
 
 
 class Landing:
@@ -163,8 +174,9 @@ def test_a_workbook_with_a_sheet_that_needs_rows_and_has_none_does_not_suit(land
 
 
 def test_a_workbook_of_which_cells_would_be_lost_does_not_suit(landing: Landing) -> None:
-    formulas = "formulas without values"
-    order = "its rows, or the cells of a row, are not in order"
+    formulas = "formulas without values: open and save it in a spreadsheet program"
+    order = "its rows, or the cells of a row, are not in order: open and save it in a spreadsheet program"
+    merged = "merged cells in rows {} to {}: unmerge and fill them"
     value = "<c r='A{0}'><v>{0}</v></c>".format
     cases = {
         "no value.xlsx": ("<row r='2'><c r='A2'><f>1+1</f></c></row>", formulas),
@@ -185,12 +197,17 @@ def test_a_workbook_of_which_cells_would_be_lost_does_not_suit(landing: Landing)
         "gaps.xlsx": f"<row r='3' spans='1:3'/><row>{value(4)}<c/><c r='AA4'><v>4</v></c></row><row r='9.0'/>",
         "prefix.xlsx": f"<x:row xmlns:x='{MAIN}' r='2'><x:c r='A2'><x:v>2</x:v></x:c></x:row>",
     }
-    uncalculated = {"openpyxl.xlsx": workbook({"Interactions": [HEADER, ["x", "Email", "=1+1"]]})}
-    files = {name: with_rows(rows) for name, (rows, _) in cases.items()} | uncalculated
-    expected = {name: reason for name, (_, reason) in cases.items()} | {"openpyxl.xlsx": formulas}
-    assert landing.inspect({**files, **{name: with_rows(rows) for name, rows in good.items()}}) == {
-        name: f"sheet External interactions: {reason}: open and save it in a spreadsheet program"
-        for name, reason in expected.items()
+    others = {
+        "openpyxl.xlsx": (workbook({"Interactions": [HEADER, ["x", "Email", "=1+1"]]}), formulas),
+        "merged.xlsx": (with_merged("A4:C4", "B4:B5"), merged.format(4, 5)),
+        "merged with the header.xlsx": (with_merged("A1:C2", "A2:A4"), merged.format(2, 4)),
+    }
+    files = {name: with_rows(rows) for name, (rows, _) in cases.items()} | {n: book for n, (book, _) in others.items()}
+    fine = {name: with_rows(rows) for name, rows in good.items()} | {
+        "merged above the header.xlsx": with_merged("A1:C2", "B5:C5")
+    }
+    assert landing.inspect({**files, **fine}) == {
+        name: f"sheet External interactions: {reason}" for name, (_, reason) in {**cases, **others}.items()
     }
 
 
