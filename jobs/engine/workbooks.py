@@ -99,11 +99,14 @@ def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
 
 def _flaw_of_table(lines: Iterator[list[str | None]], sheet: Sheet) -> str | None:
     """What is wrong with the sheet's header, or that it lacks rows. Reads all of the sheet."""
+    from openpyxl.utils import get_column_letter
+
     names = column_names(_header_texts(next(lines, ())), sheet.columns, sheet.aliases)
     if missing := [name for name in sheet.required if name not in names]:
         return f"its header lacks required columns: {', '.join(missing)}"
-    if twice := [name for name in sheet.columns if names.count(name) > 1]:
-        return f"two columns are {twice[0]}"
+    if twice := next((number for number, name in enumerate(names) if name in names[:number]), None):
+        first, second = get_column_letter(names.index(names[twice]) + 1), get_column_letter(twice + 1)
+        return f"columns {first} and {second} have the same name, or names of one column: rename or remove one"
     # All of it, so that damage further down is found before anything is written.
     if not sum(1 for _ in lines) and sheet.needs_rows:
         return "it is empty: it has no row below its header"

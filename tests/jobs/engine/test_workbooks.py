@@ -144,17 +144,20 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "no header.xlsx": workbook({**good, "Products": []}),
         "no column.xlsx": workbook({**good, "Interactions": [["Date Start", "Customers"], ["x", "y"]]}),
         "twice.xlsx": workbook({**good, "Interactions": [["Date Start", "Interaction", "event"], ["x", "y", "z"]]}),
+        "unknown twice.xlsx": workbook({**good, "Products": [["Note", None, "Date", None, " note "], [1, 2, 3, 4, 5]]}),
         "same name.xlsx": workbook({**good, "interactions ": [HEADER, ["y", "Call", 2]]}),
         "both names.xlsx": workbook({**good, "External_Interactions": [HEADER]}),
         "cut.xlsx": whole[: len(whole) // 2],
         "text.xlsx": b"date_start,interaction,customers\n",
     }
+    twice = "have the same name, or names of one column: rename or remove one"
     counted = "all count as External interactions: remove or rename all but one"
     assert landing.inspect(files, EVENTS, PRODUCTS) == {
         "one sheet.xlsx": "it has no sheet called Products",
         "no header.xlsx": "sheet Products: its header lacks required columns: date",
         "no column.xlsx": "sheet External interactions: its header lacks required columns: interaction",
-        "twice.xlsx": "sheet External interactions: two columns are interaction",
+        "twice.xlsx": f"sheet External interactions: columns B and C {twice}",
+        "unknown twice.xlsx": f"sheet Products: columns A and E {twice}",
         "same name.xlsx": f"sheets 'Interactions' and 'interactions ' {counted}",
         "both names.xlsx": f"sheets 'Interactions' and 'External_Interactions' {counted}",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
