@@ -21,6 +21,8 @@ from jobs.engine.readers import column_names, source_file, spark_paths
 
 ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<STRING>"
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_WORKBOOK = "xl/workbook.xml"
+_STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml/main"
 _MOST_ROWS = 1_048_576
 _WAY_OUT = "open and save it in a spreadsheet program"
 
@@ -40,9 +42,9 @@ class Sheet:
 
 
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
-    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, has a sheet
-    or a column twice, or whose cells openpyxl would lose without a word: formulas without a value, rows and cells out
-    of order, cells merged with those below them.
+    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, has a
+    sheet or a column twice, or whose cells openpyxl would lose without a word: formulas without a value, rows and cells
+    out of order, cells merged with those below them.
 
     Reasons never quote a cell: it may be personal data.
     """
@@ -82,6 +84,8 @@ def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
     """The workbook's path, and why it is unfit, if it is."""
     path = file["_source_file"]
     try:
+        if _is_strict(file["content"]):
+            return path, "it is a Strict Open XML workbook: save it as an ordinary .xlsx"
         with _opened(file["content"]) as workbook:
             for sheet in sheets:
                 found = _worksheets(workbook, sheet)
@@ -134,6 +138,12 @@ def _rows(file: Row, sheet: Sheet) -> Iterator[tuple[str, str, str | None, list[
         raise RuntimeError(message) from None
 
 
+def _is_strict(content: bytes | bytearray) -> bool:
+    """Whether it is of Excel's other kind of .xlsx, in which openpyxl finds no sheets, or no rows."""
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        return _WORKBOOK in parts.namelist() and _STRICT in parts.read(_WORKBOOK)
+
+
 @contextmanager
 def _opened(content: bytes | bytearray) -> Iterator[Any]:
     """A workbook to read from."""
@@ -172,11 +182,10 @@ def _flaw(worksheet: Any) -> str | None:
                 element.clear()
             elif element.tag == f"{_MAIN}mergeCell":
                 _, first, _, last = range_boundaries(element.get("ref", ""))
-                if first < last:
-                    merged.append((first, last))
+                merged.append((first or 1, last or _MOST_ROWS))
     header = next((number for number, _ in _numbered_lines(worksheet)), 0) if merged else 0
     for first, last in merged:
-        if last > header:
+        if last > max(first, header):
             return f"merged cells in rows {first} to {last}: unmerge and fill them"
     return None
 

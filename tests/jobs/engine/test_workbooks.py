@@ -147,6 +147,7 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "unknown twice.xlsx": workbook({**good, "Products": [["Note", None, "Date", None, " note "], [1, 2, 3, 4, 5]]}),
         "same name.xlsx": workbook({**good, "interactions ": [HEADER, ["y", "Call", 2]]}),
         "both names.xlsx": workbook({**good, "External_Interactions": [HEADER]}),
+        "strict.xlsx": changed(whole, MAIN, "http://purl.oclc.org/ooxml/spreadsheetml/main"),
         "cut.xlsx": whole[: len(whole) // 2],
         "text.xlsx": b"date_start,interaction,customers\n",
     }
@@ -160,6 +161,7 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "unknown twice.xlsx": f"sheet Products: columns A and E {twice}",
         "same name.xlsx": f"sheets 'Interactions' and 'interactions ' {counted}",
         "both names.xlsx": f"sheets 'Interactions' and 'External_Interactions' {counted}",
+        "strict.xlsx": "it is a Strict Open XML workbook: save it as an ordinary .xlsx",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
         "text.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
     }
