@@ -51,9 +51,10 @@ EMPTY = Unreadable("the file is empty")
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
-    """The files below `root` that match a pattern, by path; less those being written (`.x`, `_x`, `x._COPYING_`).
+    """The files below `root` that match a pattern, by path; less those being written (`.x`, `_x`, `x._COPYING_`)
+    and the marks that Excel leaves beside a workbook while somebody has it open (`~$x`).
 
-    Spark reads nothing of files with such names, and does not say so.
+    Spark reads nothing of files being written, and does not say so.
     """
     local = local_path(root)
     found = {}
@@ -65,7 +66,7 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
 
 def is_being_written(name: str) -> bool:
     """Whether a file's name says that it is not whole yet."""
-    return name.startswith((".", "_")) or name.endswith("._COPYING_")
+    return name.startswith((".", "_", "~$")) or name.endswith("._COPYING_")
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:

@@ -23,7 +23,8 @@ def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: Sp
 
 
 def test_a_name_that_is_not_utf8_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
-    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log"):
+    passed_over = (b".a.log", b"_a.log", b"~$a.log")
+    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log", *passed_over):
         (tmp_path / os.fsdecode(name)).write_text("line\n")
     found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
     reason = "its name is not UTF-8: rename it"
