@@ -30,7 +30,8 @@ _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz
 class LandingFile:
     """One raw file as it was listed. `modified_at` is in milliseconds since 1970.
 
-    A name that is not UTF-8, which Spark cannot open, is `unfit`; `path` then shows its other bytes as `\\xe9`.
+    One that Spark cannot open for its name is `unfit`, for the reason given: a name with a colon, or one that is not
+    UTF-8, of which `path` shows the other bytes as `\\xe9`.
     """
 
     path: str
@@ -107,10 +108,17 @@ def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
         except FileNotFoundError:  # taken away since the listing: it was never there
             continue
         if path.is_file():
-            named = path.relative_to(root).as_posix()
-            shown = os.fsencode(named).decode("utf-8", "backslashreplace")
-            unfit = None if shown == named else "its name is not UTF-8: rename it"
+            shown, unfit = _shown(path.relative_to(root).as_posix())
             yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
+
+
+def _shown(path: str) -> tuple[str, str | None]:
+    """A path as text that can be printed, and what is wrong with the file's name, if anything is."""
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if shown != path:
+        return shown, "its name is not UTF-8: rename it"
+    # Hadoop takes what is before it for the name of a file system. In that of a folder it does no harm.
+    return shown, "its name has a colon: rename it" if ":" in Path(path).name else None
 
 
 def _hash_local(root: Path, path: str) -> str | Unreadable:

@@ -22,13 +22,13 @@ def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: Sp
     assert {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in files} == expected
 
 
-def test_a_name_that_is_not_utf8_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_name_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
     passed_over = (b".a.log", b"_a.log", b"~$a.log")
-    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log", *passed_over):
+    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log", b"a:b.log", *passed_over):
         (tmp_path / os.fsdecode(name)).write_text("line\n")
     found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
-    reason = "its name is not UTF-8: rename it"
-    assert found == {"café.log": None, "caf\\xe8.log": reason, "caf\\xe9.log": reason}
+    foreign, colon = "its name is not UTF-8: rename it", "its name has a colon: rename it"
+    assert found == {"a:b.log": colon, "café.log": None, "caf\\xe8.log": foreign, "caf\\xe9.log": foreign}
 
 
 def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:
