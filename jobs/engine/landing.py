@@ -30,8 +30,8 @@ _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz
 class LandingFile:
     """One raw file as it was listed. `modified_at` is in milliseconds since 1970.
 
-    One that Spark cannot open for its name is `unfit`, for the reason given: a name with a colon, or one that is not
-    UTF-8, of which `path` shows the other bytes as `\\xe9`.
+    One that Spark cannot open is `unfit`, for the reason given: a name with a colon, or one that is not UTF-8, of which
+    `path` shows the other bytes as `\\xe9`; or what cannot be looked at (a link to itself), of size and time -1.
     """
 
     path: str
@@ -103,12 +103,16 @@ def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
     except OSError:
         pass  # it is not there, or its name is a pattern, too
     for path in root.glob(pattern):
+        shown, unfit = _shown(path.relative_to(root).as_posix())
         try:
             status = path.stat()
         except FileNotFoundError:  # taken away since the listing: it was never there
             continue
+        except OSError as error:
+            # It is new to the plan as soon as it can be looked at.
+            yield LandingFile(shown, -1, -1, f"it cannot be looked at: {error.strerror}")
+            continue
         if path.is_file():
-            shown, unfit = _shown(path.relative_to(root).as_posix())
             yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
 
 

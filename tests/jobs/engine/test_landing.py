@@ -1,6 +1,7 @@
 """The landing folder: what is in its files, here and on other file systems."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import os
@@ -22,13 +23,23 @@ def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: Sp
     assert {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in files} == expected
 
 
-def test_a_name_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_file_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
     passed_over = (b".a.log", b"_a.log", b"~$a.log")
     for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log", b"a:b.log", *passed_over):
         (tmp_path / os.fsdecode(name)).write_text("line\n")
+    for name, target in {"loop.log": "loop.log", "below a file.log": "café.log/x", "dangling.log": "nothing"}.items():
+        (tmp_path / name).symlink_to(target)
     found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
     foreign, colon = "its name is not UTF-8: rename it", "its name has a colon: rename it"
-    assert found == {"a:b.log": colon, "café.log": None, "caf\\xe8.log": foreign, "caf\\xe9.log": foreign}
+    loop, no_folder = (f"it cannot be looked at: {os.strerror(number)}" for number in (errno.ELOOP, errno.ENOTDIR))
+    assert found == {
+        "a:b.log": colon,
+        "below a file.log": no_folder,
+        "café.log": None,
+        "caf\\xe8.log": foreign,
+        "caf\\xe9.log": foreign,
+        "loop.log": loop,
+    }
 
 
 def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:
