@@ -4,9 +4,11 @@ Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`
 """
 
 import bz2
+import glob
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.session import jvm
 
 _CHUNK = 1 << 20
+_ESCAPED = re.compile(r"\[([*?[])\]")
 _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
 
@@ -90,30 +93,42 @@ def local_path(root: str) -> Path | None:
 
 
 def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
-    """Raises AssayError if a folder may not be listed, in which Python would find nothing."""
-    folder = root / Path(pattern).parts[0] if "/" in pattern else root
-    try:
-        with os.scandir(folder):
-            pass
-    except PermissionError:
-        raise AssayError(
-            f"the folder {folder} cannot be listed: permission denied",
-            "let the user of this run read it, or run as the user who may: files in it may be waiting",
-        ) from None
-    except OSError:
-        pass  # it is not there, or its name is a pattern, too
-    for path in root.glob(pattern):
+    """Raises AssayError if a folder may not be listed, in which Python would find nothing, or a file not looked at."""
+    for path in _matching(root, pattern):
         shown, unfit = _shown(path.relative_to(root).as_posix())
         try:
             status = path.stat()
         except FileNotFoundError:  # taken away since the listing: it was never there
             continue
+        except PermissionError:
+            raise _refused(f"{path} cannot be looked at") from None
         except OSError as error:
             # It is new to the plan as soon as it can be looked at.
             yield LandingFile(shown, -1, -1, f"it cannot be looked at: {error.strerror}")
             continue
         if path.is_file():
             yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
+
+
+def _matching(root: Path, pattern: str) -> Iterable[Path]:
+    """The paths that may match; one that is named without a pattern is looked up, for its folder may be closed."""
+    named = _ESCAPED.sub(r"\1", pattern)
+    if glob.escape(named) == pattern:
+        return [root / named]
+    folder = root / Path(pattern).parts[0] if "/" in pattern else root
+    try:
+        with os.scandir(folder):
+            pass
+    except PermissionError:
+        raise _refused(f"the folder {folder} cannot be listed") from None
+    except OSError:
+        pass  # it is not there, or its name is a pattern, too
+    return root.glob(pattern)
+
+
+def _refused(what: str) -> AssayError:
+    way_out = "let the user of this run read it, or run as the user who may: files may be waiting"
+    return AssayError(f"{what}: permission denied", way_out)
 
 
 def _shown(path: str) -> tuple[str, str | None]:

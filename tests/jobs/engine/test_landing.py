@@ -2,6 +2,7 @@
 
 import bz2
 import errno
+import glob
 import gzip
 import hashlib
 import os
@@ -59,10 +60,20 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list_files(spark, str(tmp_path), ["members/*.log"]) == []
+    alone = ["elsewhere/[1] a?*.log", "[2].log"]
+    (tmp_path / "elsewhere").mkdir()
+    for name in alone:
+        (tmp_path / name).write_text("line\n")
 
-    def refuse(_folder: Path) -> None:
+    def refuse(_path: Path, **_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: permission denied"):
         list_files(spark, str(tmp_path), ["members/*.log"])
+    # Of a file that is named alone, no folder need be listed.
+    found = list_files(spark, str(tmp_path), [glob.escape(name) for name in [*alone, "elsewhere/none.log"]])
+    assert [file.path for file in found] == sorted(alone)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(AssayError, match=f"{tmp_path}/a.log cannot be looked at: permission denied"):
+        list_files(spark, str(tmp_path), ["a.log"])
