@@ -242,7 +242,7 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     if is_being_written(file.name):
         raise ConfigurationError(
             f"environment variable {source.one_file}: {file.name} counts as still being written",
-            "rename it once it is whole: names that begin with . or _, or end in ._COPYING_, are passed over",
+            "rename it once it is whole: names that begin with ., _ or ~$, or end in ._COPYING_, are passed over",
         )
     # From the root on: files of one name in two folders are two files.
     return file.anchor, [glob.escape(file.relative_to(file.anchor).as_posix())]

@@ -80,16 +80,17 @@ def test_a_correction_of_a_signup_wins_however_late_the_older_file_comes(
     signups = with_gold("signups", "users", "daily_user_counts")
     header = "id,first_name,last_name,age,gender,visit_date\n"
     ann, bob = "1043 0276,Ann,Lee,34,F,2024-05-01\n", "1043 0277,Bob,Ray,41,M,05/01/2024\n"
+    same_day = "1043 0277,Bob,Roy,41,M,2024-05-01\n"  # the smaller hash: no other field tells which is newer
     corrected = "1043 0276,Ann,Leigh,35,F,2024-05-03\n"
     lab.land("signups/new.csv", header + corrected + "no id,X,Y,1,F,2024-05-01\n", at=1_700_000_000)
     lab.run(signups)
-    lab.land("signups/old.csv", header + ann + bob, at=1_600_000_000)
+    lab.land("signups/old.csv", header + ann + bob + same_day, at=1_600_000_000)
     lab.run(signups)
     assert lab.query("SELECT last_four, last_name, visit_date::text FROM restricted.users ORDER BY 1") == [
         ("0276", "Leigh", "2024-05-03"),
-        ("0277", "Ray", "2024-05-01"),
+        ("0277", "Roy", "2024-05-01"),
     ]
-    assert lab.account("silver") == {"signups/new.csv": (2, 1, 1, 0, 0), "signups/old.csv": (2, 1, 0, 0, 1)}
+    assert lab.account("silver") == {"signups/new.csv": (2, 1, 1, 0, 0), "signups/old.csv": (3, 1, 0, 0, 2)}
     assert lab.query("SELECT day, observed, count FROM gold.daily_user_counts ORDER BY day") == [
         (1, True, Decimal("1.00")), (3, True, Decimal("1.00")), (4, False, Decimal("1.00")),
     ]  # fmt: skip

@@ -70,7 +70,7 @@ def test_a_full_extract_without_rows_replaces_nothing(lab: Lab) -> None:
     lab.land("interactions/customers_2.csv", header, at=1_700_000_001)
     lab.land("interactions/all.xlsx", workbook({**SHEETS, "Products of discussion": PRODUCTS[:1]}), at=1_700_000_002)
     assert lab.run("interactions", until="bronze").set_aside == [
-        "interactions/all.xlsx: sheet Products of discussion is empty: it has no row below its header",
+        "interactions/all.xlsx: sheet Products of discussion: it is empty: it has no row below its header",
         "interactions/customers_2.csv: the file is empty: it has no row below its header",
     ]
     source = load_sources(["interactions"])[0]

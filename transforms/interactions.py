@@ -27,7 +27,7 @@ UNKNOWN = "Unknown"
 LONGEST_LABEL = 100
 # NUL, which Postgres cannot hold, what a reader puts in place of bytes that are no character, and the errors of
 # spreadsheets.
-_UNREADABLE = r"[\x00\ufffd]|\A#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!)\z"
+_UNREADABLE = r"[\x00\ufffd]|\A#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|GETTING_DATA)\z"
 _CUSTOMER_ID = r"\A(\d++)(?:\.0*+)?\z"
 
 # Decision: with slashes the day comes first, always; seconds may be left out, and zeros in front. A date alone is the

@@ -43,10 +43,11 @@ def write(
     that only rows that differ are touched. The number alone does not tell: in a lakehouse that was restored it comes
     again, with other rows. Where that version is not there to be compared with, all are written, but for files that are
     the same already, and those of other keys are removed; but none without the hidden file, for Assay may not own it.
+    Without one, Assay owns a folder in which no file is named as they are.
     """
     folder = folder_of(output, document)
     mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
-    written = mark.read_text(encoding="utf-8").split() if mark.exists() else []
+    written = mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
     if len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]:
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,9 +57,9 @@ def write(
         rows, before = _texts(shown, document), _before(lake, table, written)
         if before is not None:
             rows = _difference(rows, _texts(before, document), document.key)
-        elif written:
+        elif mark.exists():
             rows = _with_those_gone(rows, folder, document)
-        if written:
+        if mark.exists() or not _keys_there(folder, document):
             # Until all is done, the files are from no version: a crash must not pass for the one before.
             _replace(mark, "unfinished")
             os.sync()
@@ -76,7 +77,7 @@ def _before(lake: Lakehouse, table: str, written: Sequence[str]) -> DataFrame | 
     """The rows that the files were written from; None if they are not known, or no longer there as they were."""
     if len(written) == _WORDS and written[0] == lake.identity(table):
         # That version may be gone, or damaged: what is needed is in the new one.
-        with suppress(PySparkException, Py4JJavaError):
+        with suppress(PySparkException, Py4JJavaError, ValueError):
             rows = lake.read(table, int(written[1]))
             return rows if measured(rows)[1] == written[2] else None
     return None
@@ -123,7 +124,7 @@ def _bring_all(rows: Iterable[Row], folder: Path, document: Document) -> list[tu
             continue
         written += 1
         with suppress(FileNotFoundError):
-            if file.read_text(encoding="utf-8") == row["document"]:
+            if file.read_bytes() == row["document"].encode():
                 continue
         _replace(file, row["document"])
     # Once, and not for each file: what the hidden file is to say must be on the disk before it is written.

@@ -4,9 +4,11 @@ Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`
 """
 
 import bz2
+import glob
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.session import jvm
 
 _CHUNK = 1 << 20
+_ESCAPED = re.compile(r"\[([*?[])\]")
 _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
 
@@ -30,7 +33,8 @@ _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz
 class LandingFile:
     """One raw file as it was listed. `modified_at` is in milliseconds since 1970.
 
-    A name that is not UTF-8, which Spark cannot open, is `unfit`; `path` then shows its other bytes as `\\xe9`.
+    One that Spark cannot open is `unfit`, for the reason given: a name with a colon, or one that is not UTF-8, of which
+    `path` shows the other bytes as `\\xe9`; or what cannot be looked at (a link to itself), of size and time -1.
     """
 
     path: str
@@ -51,9 +55,10 @@ EMPTY = Unreadable("the file is empty")
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
-    """The files below `root` that match a pattern, by path; less those being written (`.x`, `_x`, `x._COPYING_`).
+    """The files below `root` that match a pattern, by path; less those being written (`.x`, `_x`, `x._COPYING_`)
+    and the marks that Excel leaves beside a workbook while somebody has it open (`~$x`).
 
-    Spark reads nothing of files with such names, and does not say so.
+    Spark reads nothing of files being written, and does not say so.
     """
     local = local_path(root)
     found = {}
@@ -65,7 +70,7 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
 
 def is_being_written(name: str) -> bool:
     """Whether a file's name says that it is not whole yet."""
-    return name.startswith((".", "_")) or name.endswith("._COPYING_")
+    return name.startswith((".", "_", "~$")) or name.endswith("._COPYING_")
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:
@@ -88,28 +93,51 @@ def local_path(root: str) -> Path | None:
 
 
 def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
-    """Raises AssayError if a folder may not be listed, in which Python would find nothing."""
+    """Raises AssayError if a folder may not be listed, in which Python would find nothing, or a file not looked at."""
+    for path in _matching(root, pattern):
+        shown, unfit = _shown(path.relative_to(root).as_posix())
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # taken away since the listing: it was never there
+            continue
+        except PermissionError:
+            raise _refused(f"{path} cannot be looked at") from None
+        except OSError as error:
+            # It is new to the plan as soon as it can be looked at.
+            yield LandingFile(shown, -1, -1, f"it cannot be looked at: {error.strerror}")
+            continue
+        if path.is_file():
+            yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
+
+
+def _matching(root: Path, pattern: str) -> Iterable[Path]:
+    """The paths that may match; one that is named without a pattern is looked up, for its folder may be closed."""
+    named = _ESCAPED.sub(r"\1", pattern)
+    if glob.escape(named) == pattern:
+        return [root / named]
     folder = root / Path(pattern).parts[0] if "/" in pattern else root
     try:
         with os.scandir(folder):
             pass
     except PermissionError:
-        raise AssayError(
-            f"the folder {folder} cannot be listed: permission denied",
-            "let the user of this run read it, or run as the user who may: files in it may be waiting",
-        ) from None
+        raise _refused(f"the folder {folder} cannot be listed") from None
     except OSError:
         pass  # it is not there, or its name is a pattern, too
-    for path in root.glob(pattern):
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # taken away since the listing: it was never there
-            continue
-        if path.is_file():
-            named = path.relative_to(root).as_posix()
-            shown = os.fsencode(named).decode("utf-8", "backslashreplace")
-            unfit = None if shown == named else "its name is not UTF-8: rename it"
-            yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
+    return root.glob(pattern)
+
+
+def _refused(what: str) -> AssayError:
+    way_out = "let the user of this run read it, or run as the user who may: files may be waiting"
+    return AssayError(f"{what}: permission denied", way_out)
+
+
+def _shown(path: str) -> tuple[str, str | None]:
+    """A path as text that can be printed, and what is wrong with the file's name, if anything is."""
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if shown != path:
+        return shown, "its name is not UTF-8: rename it"
+    # Hadoop takes what is before it for the name of a file system. In that of a folder it does no harm.
+    return shown, "its name has a colon: rename it" if ":" in Path(path).name else None
 
 
 def _hash_local(root: Path, path: str) -> str | Unreadable:

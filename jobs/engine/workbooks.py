@@ -21,7 +21,10 @@ from jobs.engine.readers import column_names, source_file, spark_paths
 
 ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<STRING>"
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_WORKBOOK = "xl/workbook.xml"
+_STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml/main"
 _MOST_ROWS = 1_048_576
+_WAY_OUT = "open and save it in a spreadsheet program"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Sheet:
 
 
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
-    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, or whose
-    cells openpyxl would lose without a word: formulas without a value, rows and cells out of order.
+    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, has a
+    sheet or a column twice, or whose cells openpyxl would lose without a word: formulas without a value, rows and cells
+    out of order, cells merged with those below them.
 
     Reasons never quote a cell: it may be personal data.
     """
@@ -78,34 +82,46 @@ def _contents(spark: SparkSession, root: str, paths: Iterable[str]) -> DataFrame
 
 def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
     """The workbook's path, and why it is unfit, if it is."""
+    path = file["_source_file"]
     try:
+        if _is_strict(file["content"]):
+            return path, "it is a Strict Open XML workbook: save it as an ordinary .xlsx"
         with _opened(file["content"]) as workbook:
             for sheet in sheets:
-                lines = _lines(workbook, sheet)
-                if lines is None:
-                    return file["_source_file"], f"it has no sheet called {' or '.join(sheet.names)}"
-                if flaw := _flaw(_worksheet(workbook, sheet)):
-                    way_out = "open and save it in a spreadsheet program"
-                    return file["_source_file"], f"sheet {sheet.names[0]}: {flaw}: {way_out}"
-                header = next(lines, ())
-                names = column_names(_header_texts(header), sheet.columns, sheet.aliases)
-                if missing := [name for name in sheet.required if name not in names]:
-                    lacking = f"sheet {sheet.names[0]}: its header lacks required columns: {', '.join(missing)}"
-                    return file["_source_file"], lacking
-                if twice := [name for name in sheet.columns if names.count(name) > 1]:
-                    return file["_source_file"], f"sheet {sheet.names[0]}: two columns are {twice[0]}"
-                # All of it, so that damage further down is found before anything is written.
-                if not sum(1 for _ in lines) and sheet.needs_rows:
-                    return file["_source_file"], f"sheet {sheet.names[0]} is empty: it has no row below its header"
+                found = _worksheets(workbook, sheet)
+                if not found:
+                    return path, f"it has no sheet called {' or '.join(sheet.names)}"
+                if len(found) > 1:
+                    titles = " and ".join(repr(worksheet.title) for worksheet in found)
+                    return path, f"sheets {titles} all count as {sheet.names[0]}: remove or rename all but one"
+                if flaw := _flaw(found[0]) or _flaw_of_table(_lines(found[0]), sheet):
+                    return path, f"sheet {sheet.names[0]}: {flaw}"
     except Exception as error:  # openpyxl raises whatever the damage leads to
-        return file["_source_file"], f"the workbook could not be read: {_kind(error)}"
-    return file["_source_file"], None
+        return path, f"the workbook could not be read: {_kind(error)}"
+    return path, None
+
+
+def _flaw_of_table(lines: Iterator[list[str | None]], sheet: Sheet) -> str | None:
+    """What is wrong with the sheet's header, or that it lacks rows. Reads all of the sheet."""
+    from openpyxl.utils import get_column_letter
+
+    names = column_names(_header_texts(next(lines, ())), sheet.columns, sheet.aliases)
+    if missing := [name for name in sheet.required if name not in names]:
+        return f"its header lacks required columns: {', '.join(missing)}"
+    if twice := next((number for number, name in enumerate(names) if name in names[:number]), None):
+        first, second = get_column_letter(names.index(names[twice]) + 1), get_column_letter(twice + 1)
+        return f"columns {first} and {second} have the same name, or names of one column: rename or remove one"
+    # All of it, so that damage further down is found before anything is written.
+    if not sum(1 for _ in lines) and sheet.needs_rows:
+        return "it is empty: it has no row below its header"
+    return None
 
 
 def _rows(file: Row, sheet: Sheet) -> Iterator[tuple[str, str, str | None, list[str | None]]]:
     try:
         with _opened(file["content"]) as workbook:
-            lines = _lines(workbook, sheet) or iter(())
+            (worksheet,) = _worksheets(workbook, sheet)
+            lines = _lines(worksheet)
             names = column_names(_header_texts(next(lines, ())), sheet.columns, sheet.aliases)
             place = {name: number for number, name in enumerate(names)}
             unknown = {name: number for name, number in place.items() if name not in sheet.columns}
@@ -122,6 +138,12 @@ def _rows(file: Row, sheet: Sheet) -> Iterator[tuple[str, str, str | None, list[
         raise RuntimeError(message) from None
 
 
+def _is_strict(content: bytes | bytearray) -> bool:
+    """Whether it is of Excel's other kind of .xlsx, in which openpyxl finds no sheets, or no rows."""
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        return _WORKBOOK in parts.namelist() and _STRICT in parts.read(_WORKBOOK)
+
+
 @contextmanager
 def _opened(content: bytes | bytearray) -> Iterator[Any]:
     """A workbook to read from."""
@@ -134,25 +156,37 @@ def _opened(content: bytes | bytearray) -> Iterator[Any]:
         workbook.close()
 
 
-def _worksheet(workbook: Any, sheet: Sheet) -> Any | None:
-    wanted = [_normalised(name) for name in sheet.names]
-    found = {_normalised(name): name for name in reversed(workbook.sheetnames)}
-    name = next((found[name] for name in wanted if name in found), None)
-    return None if name is None or not hasattr(workbook[name], "iter_rows") else workbook[name]
+def _worksheets(workbook: Any, sheet: Sheet) -> list[Any]:
+    """Those that have one of the sheet's names; a sheet that is a chart is none."""
+    wanted = {_normalised(name) for name in sheet.names}
+    return [worksheet for worksheet in workbook.worksheets if _normalised(worksheet.title) in wanted]
 
 
 def _flaw(worksheet: Any) -> str | None:
-    """Why openpyxl would leave out cells without a word, if it would. Reads the sheet's XML, a row at a time."""
+    """Why openpyxl would leave out cells without a word, if it would. Reads the sheet's XML, a row at a time.
+
+    Of merged cells, the file has a value in the first alone: those below would be missing.
+    """
+    from openpyxl.utils.cell import range_boundaries
+
     row = 0
+    merged: list[tuple[int, int]] = []
     with worksheet._get_source() as stream:
         for _, element in iterparse(stream):
             if element.tag == f"{_MAIN}row":
                 above, row = row, int(float(element.get("r", row + 1)))
                 if not above < row <= _MOST_ROWS or not _are_in_order(element):
-                    return "its rows, or the cells of a row, are not in order"
+                    return f"its rows, or the cells of a row, are not in order: {_WAY_OUT}"
                 if any(_lacks_value(cell) for cell in element):
-                    return "formulas without values"
+                    return f"formulas without values: {_WAY_OUT}"
                 element.clear()
+            elif element.tag == f"{_MAIN}mergeCell":
+                _, first, _, last = range_boundaries(element.get("ref", ""))
+                merged.append((first or 1, last or _MOST_ROWS))
+    header = next((number for number, _ in _numbered_lines(worksheet)), 0) if merged else 0
+    for first, last in merged:
+        if last > max(first, header):
+            return f"merged cells in rows {first} to {last}: unmerge and fill them"
     return None
 
 
@@ -177,14 +211,16 @@ def _lacks_value(cell: Element) -> bool:
     return value is None or (value == "" and cell.get("t") != "str")
 
 
-def _lines(workbook: Any, sheet: Sheet) -> Iterator[list[str | None]] | None:
-    """The sheet's rows that have any value, as texts; None if there is no such sheet."""
-    worksheet = _worksheet(workbook, sheet)
-    if worksheet is None:
-        return None
+def _lines(worksheet: Any) -> Iterator[list[str | None]]:
+    """The sheet's rows that have any value, as texts; the first is its header."""
+    return (cells for _, cells in _numbered_lines(worksheet))
+
+
+def _numbered_lines(worksheet: Any) -> Iterator[tuple[int, list[str | None]]]:
     worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond them would be lost
     rows = ([_text(value) for value in row] for row in worksheet.iter_rows(values_only=True))
-    return (row for row in rows if any(value is not None and value.strip() for value in row))
+    numbered = enumerate(rows, 1)
+    return ((number, row) for number, row in numbered if any(value is not None and value.strip() for value in row))
 
 
 def _header_texts(cells: Iterable[str | None]) -> list[str]:

@@ -125,6 +125,10 @@ class TestReading:
         actual = parsed(spark, text).select("counselor_names", "transferred_at", "issues", "pronouns")
         assert_rows(actual, [([SUSAN, 'Al "Ace" Ito', "a\\b"], [at("09:45"), at("10:00")], ["Family"], [])])
 
+    def test_of_a_field_that_is_there_twice_the_last_value_counts(self, spark: SparkSession) -> None:
+        twice = [line().removesuffix("}") + f', "call_rating": {value}}}' for value in ("5", "null")]
+        assert_rows(parsed(spark, *twice).select("call_rating"), [(5,), (None,)])
+
     def test_names_with_apostrophes_quotes_commas_and_accents_are_whole(self, spark: SparkSession) -> None:
         names = [SUSAN, "Yu Yamada", "Doe, Jane", 'Al "Ace" D\'Or', "Frank López-Patel", "[x]"]
         assert_rows(parsed(spark, line(counselors=repr(names))).select("counselor_names"), [(names,)])

@@ -115,13 +115,27 @@ def test_a_version_of_a_restored_lakehouse_is_not_taken_for_the_one_of_that_numb
 
 
 def test_files_that_were_left_half_written_are_from_no_version(desk: Desk) -> None:
+    for documents in ({"a": "1", "b": "1"}, {"a": "2", "c": "2"}):
+        with pytest.raises(Exception, match="cannot be part of a file's name"):
+            desk.publish(**documents, **{"../../evil": "1"})
+        assert not list(desk.output.parent.glob("evil*"))
+        # As if its tasks had been the quicker ones: also of the first run of all, of which no version is known.
+        for key, text in documents.items():
+            (desk.folder / f"member-{key}.json").write_text(text)
+        assert desk.publish(a="1", d="1")[1] == 1
+        assert desk.files() == {"member-a.json": "1", "member-d.json": "1"}
+
+
+def test_files_that_are_not_utf8_are_written_again(desk: Desk) -> None:
     desk.publish(a="1", b="1")
-    with pytest.raises(Exception, match="cannot be part of a file's name"):
-        desk.publish(a="2", c="2", **{"../../evil": "1"})
-    assert not list(desk.output.parent.glob("evil*"))
-    (desk.folder / "member-c.json").write_text("2")  # as if its task had been the quicker one
-    assert desk.write(0) == (2, 1)
-    assert desk.files() == {"member-a.json": "1", "member-b.json": "1"}
+    damaged, gone, mark = (desk.folder / name for name in ("member-a.json", "member-b.json", ".member-documents"))
+    identity, _, checksum = mark.read_bytes().split()
+    for text, content in {"2": b"\xff\xfe", "3": b" ".join([identity, b"\xff", checksum])}.items():
+        damaged.write_bytes(b"\xff")
+        gone.write_text("1")
+        mark.write_bytes(content)
+        assert desk.publish(a=text) == (1, 1)
+        assert desk.files() == {"member-a.json": text}
 
 
 def test_an_output_that_is_no_folder_is_a_configuration_error(desk: Desk) -> None:

@@ -1,6 +1,8 @@
 """The landing folder: what is in its files, here and on other file systems."""
 
 import bz2
+import errno
+import glob
 import gzip
 import hashlib
 import os
@@ -22,12 +24,23 @@ def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: Sp
     assert {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in files} == expected
 
 
-def test_a_name_that_is_not_utf8_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
-    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log"):
+def test_a_file_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
+    passed_over = (b".a.log", b"_a.log", b"~$a.log")
+    for name in (b"caf\xe9.log", "café.log".encode(), b"caf\xe8.log", b"a:b.log", *passed_over):
         (tmp_path / os.fsdecode(name)).write_text("line\n")
+    for name, target in {"loop.log": "loop.log", "below a file.log": "café.log/x", "dangling.log": "nothing"}.items():
+        (tmp_path / name).symlink_to(target)
     found = {file.path: file.unfit for file in list_files(spark, str(tmp_path), ["*.log"])}
-    reason = "its name is not UTF-8: rename it"
-    assert found == {"café.log": None, "caf\\xe8.log": reason, "caf\\xe9.log": reason}
+    foreign, colon = "its name is not UTF-8: rename it", "its name has a colon: rename it"
+    loop, no_folder = (f"it cannot be looked at: {os.strerror(number)}" for number in (errno.ELOOP, errno.ENOTDIR))
+    assert found == {
+        "a:b.log": colon,
+        "below a file.log": no_folder,
+        "café.log": None,
+        "caf\\xe8.log": foreign,
+        "caf\\xe9.log": foreign,
+        "loop.log": loop,
+    }
 
 
 def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:
@@ -47,10 +60,20 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list_files(spark, str(tmp_path), ["members/*.log"]) == []
+    alone = ["elsewhere/[1] a?*.log", "[2].log"]
+    (tmp_path / "elsewhere").mkdir()
+    for name in alone:
+        (tmp_path / name).write_text("line\n")
 
-    def refuse(_folder: Path) -> None:
+    def refuse(_path: Path, **_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: permission denied"):
         list_files(spark, str(tmp_path), ["members/*.log"])
+    # Of a file that is named alone, no folder need be listed.
+    found = list_files(spark, str(tmp_path), [glob.escape(name) for name in [*alone, "elsewhere/none.log"]])
+    assert [file.path for file in found] == sorted(alone)
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(AssayError, match=f"{tmp_path}/a.log cannot be looked at: permission denied"):
+        list_files(spark, str(tmp_path), ["a.log"])

@@ -38,14 +38,25 @@ def workbook(sheets: Mapping[str, Sequence[Sequence[object]]]) -> bytes:
     return stream.getvalue()
 
 
+def changed(content: bytes, old: str, new: str) -> bytes:
+    """The workbook with another text in all its parts."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as book, zipfile.ZipFile(stream, "w") as other:
+        for name in book.namelist():
+            other.writestr(name, book.read(name).decode().replace(old, new))
+    return stream.getvalue()
+
+
 def with_rows(rows: str) -> bytes:
     """A workbook with these `<row>` elements below the header, written as they are."""
-    header, changed = io.BytesIO(workbook({"Interactions": [HEADER]})), io.BytesIO()
-    with zipfile.ZipFile(header) as book, zipfile.ZipFile(changed, "w") as new:
-        for name in book.namelist():
-            content = book.read(name).decode()
-            new.writestr(name, content.replace("</sheetData>", f"{rows}</sheetData>") if "/sheet1" in name else content)
-    return changed.getvalue()
+    return changed(workbook({"Interactions": [HEADER]}), "</sheetData>", f"{rows}</sheetData>")
+
+
+def with_merged(*ranges: str) -> bytes:
+    """A workbook with a header in row 3 and cells that are merged."""
+    elements = "".join(f'<mergeCell ref="{cells}"/>' for cells in ranges)
+    content = workbook({"Interactions": [[], [], HEADER, ["x", "Email", 1], ["y", None, 2]]})
+    return changed(content, "</sheetData>", f"</sheetData><mergeCells>{elements}</mergeCells>")
 
 
 class Landing:
@@ -117,8 +128,6 @@ def test_the_sheet_is_found_by_any_of_its_names_and_others_are_ignored(landing: 
     row = ["x", "Email", "1"]
     notes = {"Notes": [["anything"], [1, 2, 3, 4, 5]]}
     assert landing.values({**notes, "external_INTERACTIONS ": [HEADER, row]}) == [tuple(row)]
-    both = {"Interactions": [HEADER, ["other", "Call", "2"]], "External interactions": [HEADER, row]}
-    assert landing.values(both) == [tuple(row)]
 
 
 def test_a_row_without_any_value_is_not_a_row(landing: Landing) -> None:
@@ -135,14 +144,24 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "no header.xlsx": workbook({**good, "Products": []}),
         "no column.xlsx": workbook({**good, "Interactions": [["Date Start", "Customers"], ["x", "y"]]}),
         "twice.xlsx": workbook({**good, "Interactions": [["Date Start", "Interaction", "event"], ["x", "y", "z"]]}),
+        "unknown twice.xlsx": workbook({**good, "Products": [["Note", None, "Date", None, " note "], [1, 2, 3, 4, 5]]}),
+        "same name.xlsx": workbook({**good, "interactions ": [HEADER, ["y", "Call", 2]]}),
+        "both names.xlsx": workbook({**good, "External_Interactions": [HEADER]}),
+        "strict.xlsx": changed(whole, MAIN, "http://purl.oclc.org/ooxml/spreadsheetml/main"),
         "cut.xlsx": whole[: len(whole) // 2],
         "text.xlsx": b"date_start,interaction,customers\n",
     }
+    twice = "have the same name, or names of one column: rename or remove one"
+    counted = "all count as External interactions: remove or rename all but one"
     assert landing.inspect(files, EVENTS, PRODUCTS) == {
         "one sheet.xlsx": "it has no sheet called Products",
         "no header.xlsx": "sheet Products: its header lacks required columns: date",
         "no column.xlsx": "sheet External interactions: its header lacks required columns: interaction",
-        "twice.xlsx": "sheet External interactions: two columns are interaction",
+        "twice.xlsx": f"sheet External interactions: columns B and C {twice}",
+        "unknown twice.xlsx": f"sheet Products: columns A and E {twice}",
+        "same name.xlsx": f"sheets 'Interactions' and 'interactions ' {counted}",
+        "both names.xlsx": f"sheets 'Interactions' and 'External_Interactions' {counted}",
+        "strict.xlsx": "it is a Strict Open XML workbook: save it as an ordinary .xlsx",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
         "text.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
     }
@@ -155,13 +174,14 @@ def test_a_workbook_with_a_sheet_that_needs_rows_and_has_none_does_not_suit(land
         "header.xlsx": workbook({**events, "Products": [*products, [None, " "]]}),
     }
     assert landing.inspect(files, EVENTS, replace(PRODUCTS, needs_rows=True)) == {
-        "header.xlsx": "sheet Products is empty: it has no row below its header"
+        "header.xlsx": "sheet Products: it is empty: it has no row below its header"
     }
 
 
 def test_a_workbook_of_which_cells_would_be_lost_does_not_suit(landing: Landing) -> None:
-    formulas = "formulas without values"
-    order = "its rows, or the cells of a row, are not in order"
+    formulas = "formulas without values: open and save it in a spreadsheet program"
+    order = "its rows, or the cells of a row, are not in order: open and save it in a spreadsheet program"
+    merged = "merged cells in rows {} to {}: unmerge and fill them"
     value = "<c r='A{0}'><v>{0}</v></c>".format
     cases = {
         "no value.xlsx": ("<row r='2'><c r='A2'><f>1+1</f></c></row>", formulas),
@@ -182,12 +202,17 @@ def test_a_workbook_of_which_cells_would_be_lost_does_not_suit(landing: Landing)
         "gaps.xlsx": f"<row r='3' spans='1:3'/><row>{value(4)}<c/><c r='AA4'><v>4</v></c></row><row r='9.0'/>",
         "prefix.xlsx": f"<x:row xmlns:x='{MAIN}' r='2'><x:c r='A2'><x:v>2</x:v></x:c></x:row>",
     }
-    uncalculated = {"openpyxl.xlsx": workbook({"Interactions": [HEADER, ["x", "Email", "=1+1"]]})}
-    files = {name: with_rows(rows) for name, (rows, _) in cases.items()} | uncalculated
-    expected = {name: reason for name, (_, reason) in cases.items()} | {"openpyxl.xlsx": formulas}
-    assert landing.inspect({**files, **{name: with_rows(rows) for name, rows in good.items()}}) == {
-        name: f"sheet External interactions: {reason}: open and save it in a spreadsheet program"
-        for name, reason in expected.items()
+    others = {
+        "openpyxl.xlsx": (workbook({"Interactions": [HEADER, ["x", "Email", "=1+1"]]}), formulas),
+        "merged.xlsx": (with_merged("A4:C4", "B4:B5"), merged.format(4, 5)),
+        "merged with the header.xlsx": (with_merged("A1:C2", "A2:A4"), merged.format(2, 4)),
+    }
+    files = {name: with_rows(rows) for name, (rows, _) in cases.items()} | {n: book for n, (book, _) in others.items()}
+    fine = {name: with_rows(rows) for name, rows in good.items()} | {
+        "merged above the header.xlsx": with_merged("A1:C2", "B5:C5")
+    }
+    assert landing.inspect({**files, **fine}) == {
+        name: f"sheet External interactions: {reason}" for name, (_, reason) in {**cases, **others}.items()
     }
 
 
