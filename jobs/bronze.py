@@ -236,9 +236,9 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     named = _named_file(source)
     if not named:
         return run.settings.landing, source.patterns
-    file = Path(named).resolve()
-    if not file.is_file():
-        raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named}")
+    file = Path(os.path.realpath(named))
+    if not os.path.isfile(file):  # of a link to itself, or a closed folder, Path's own would raise
+        raise ConfigurationError(f"environment variable {source.one_file}: there is no file {named} to be looked at")
     if is_being_written(file.name):
         raise ConfigurationError(
             f"environment variable {source.one_file}: {file.name} counts as still being written",
