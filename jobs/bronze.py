@@ -93,7 +93,7 @@ def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id
     return [
         raw
         for raw in source.raw
-        if any(raw in source.raw_tables_of(file.source_file) for file in files)
+        if any(raw in _tables_in(source, file) for file in files)
         and run.lake.written_through(bronze_table(source, raw), bronze_writer(source)) < batch_id
     ]
 
@@ -158,7 +158,9 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
 
 
 def _is_accounted(run: Run, source: Source, batch_id: int) -> bool:
-    return any(run.ledger.is_accounted(source.name, "bronze", raw, batch_id) for raw in source.raw)
+    events = run.ledger.history(source.name).batch(batch_id)
+    tables = {*source.raw, *(raw for event in events for raw in _tables_in(source, event))}
+    return any(run.ledger.is_accounted(source.name, "bronze", raw, batch_id) for raw in tables)
 
 
 def _append(
@@ -207,7 +209,7 @@ def _append_to(
 ) -> list[FileEvent]:
     """Appends to one raw table what the files have of it; returns the files less those that cannot be read."""
     may_read_folders = source.raw[raw].format == "lines"
-    while paths := [file.source_file for file in files if raw in source.raw_tables_of(file.source_file)]:
+    while paths := [file.source_file for file in files if raw in _tables_in(source, file)]:
         folders = _whole_folders(paths, listing(run, source)) if may_read_folders else []
         try:
             rows, unfit = _read(run, source, raw, paths, folders)

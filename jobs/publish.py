@@ -64,7 +64,7 @@ class PublishReport:
     """The release made (None if nothing had changed), its tables, and the files written beside it, in words.
 
     `held_back` are the sources that show an older release since a rollback, and go on to; `left` the tables that are
-    published and that no source declares any longer, `foreign` those that still show another lakehouse's rows.
+    published and that no source declares any longer; `of_no_release` those that are of an earlier release alone.
     """
 
     release_id: int | None = None
@@ -73,7 +73,7 @@ class PublishReport:
     documents: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+    of_no_release: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
                 checked = _balanced(run, sources, rows) if table == _ACCOUNTS else rows
                 postgres.copy_new(connection, table, _OPS_TABLES[table][0], checked)
         postgres.drop_staging(connection, changed)
-        released, foreign = postgres.published_documents(connection), postgres.of_no_release(connection)
+        released, of_none = postgres.published_documents(connection), postgres.of_no_release(connection)
     written = []
     for source in sources:
         live = shown_of(source, last, released) if source in held_back else newest(run, source)
@@ -188,7 +188,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     held = [source.name for source in held_back]
-    return PublishReport(release_id, *names, written, held, _left(last, sources), foreign)
+    return PublishReport(release_id, *names, written, held, _left(last, sources), of_none)
 
 
 def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[str]:
@@ -202,7 +202,9 @@ def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[
 
 def is_all_released(run: Run, source: Source, last: Mapping[str, ReleasedTable]) -> bool:
     """Whether what is published of a source is what its gold tables hold now."""
-    return not any(is_changed(item, last) for item in publications(run, source))
+    with suppress(ConfigurationError):  # they have not been computed since other columns were declared
+        return not any(is_changed(item, last) for item in publications(run, source))
+    return False
 
 
 def _declared(sources: Sequence[Source]) -> set[str]:

@@ -113,8 +113,9 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
         for name in report.left
     ]
     summary.warnings += [
-        f"{name}: shows rows of another lakehouse, and is of no release of this one: run its source, or drop it"
-        for name in report.foreign
+        f"{name}: is of no release now, and shows the rows of an earlier one, perhaps of another lakehouse: "
+        "run its source, or drop it"
+        for name in report.of_no_release
     ]
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id

@@ -28,7 +28,8 @@ FIELDS = (
     "client_name",
     "client_location",
 )
-# A line in which every `\\uD8xx` is half of a pair. Possessive, so that no line makes it backtrack or recurse.
+# A line in which every surrogate (`\uD800` to `\uDFFF`) is half of a pair. Possessive, so that no line makes it
+# backtrack or recurse.
 _WHOLE_CHARACTERS = (
     r"\A(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])"
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+\z"

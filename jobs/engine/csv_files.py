@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial, reduce
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _HEAD_BYTES = 64 * 1024
 _BLANK = bytes(range(0x21))  # what Spark's reader counts as white space when it skips blank lines
 _BLANK_LINES = re.compile(r"\A[\x00-\x20]*\n")
 _NOT_BLANK = r"\A\x{feff}?+[\x00-\x20]*+[^\x00-\x20]"
+_LINES_OF_BLOCK = Decimal(1 << 63)  # more than the numbers that Spark gives to lines
 _MAX_FIELDS = 20_000  # from_csv fails on a record with more than 20,480
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
 _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
@@ -108,8 +110,8 @@ def read_csv(spark: SparkSession, root: str, forms: Mapping[str, CsvForm], colum
     - `_rescued`: a JSON object of the columns that are not in `columns` (a column without a name is `_column_<number>`)
       and, if the record has bytes that its encoding does not know (U+FFFD in `_raw`), of `_raw_base64`; else NULL.
     - `_is_malformed`: too few or too many fields, a quote that is not closed, or what Spark misreads: U+FFFF, or NUL
-      and a quote. Fields count from the left: what a malformed row has is shown (nothing, if it has over 20,000
-      fields), and `_raw` has it all.
+      and a quote. Fields count from the left: what a malformed row has is shown (nothing, if it has U+FFFF or over
+      20,000 fields), and `_raw` has it all.
     - A value is exactly what the file has, white space included. A column that the file lacks is NULL.
 
     A file is split for reading, unless it `needs_multiline`: then one task puts its lines in order.
@@ -253,7 +255,9 @@ def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str, *,
     is_closing = F.col("_line").rlike(rf'\A(?:[^"]++|"")*+" *(?:{re.escape(delimiter)}|\r*\z)')
     is_opening = _ends_in_quotes(F.col("_line"), delimiter)
     # A quote that no later line closes is damage (a file cut off, say), and must not swallow the lines below it.
-    is_closed = F.min(F.when(is_opening, F.col("_place"))) < F.max(F.when(is_closing, F.col("_place")))
+    # As a number: of structs, Spark would sort all lines to find the least.
+    place = F.col("_place.block").cast("decimal(19,0)") * F.lit(_LINES_OF_BLOCK) + F.col("_place.line")
+    is_closed = F.min(F.when(is_opening, place)) < F.max(F.when(is_closing, place))
     is_valid = F.is_valid_utf8("_line")
     return lines.groupBy("_source_file").agg(
         F.count_if(~is_valid).alias("invalid_lines"),
@@ -268,7 +272,9 @@ def _lines(spark: SparkSession, root: str, paths: list[str]) -> DataFrame:
     return spark.read.text(spark_paths(root, paths), lineSep="\n").select(
         source_file(spark, root).alias("_source_file"),
         F.col("value").alias("_line"),
-        F.struct(F.col("_metadata.file_block_start"), F.monotonically_increasing_id()).alias("_place"),
+        F.struct(
+            F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("line")
+        ).alias("_place"),
     )
 
 
@@ -375,7 +381,7 @@ def _parsed(records: DataFrame, form: CsvForm, columns: Sequence[str]) -> DataFr
     unknown = [field(name).alias(name) for name in form.header if name not in known]
     rescued = F.to_json(F.struct(*unknown, "_raw_base64"), {"ignoreNullFields": "true"})
     has_wrong_fields = F.col("_fields").isNull() | F.col("_fields._corrupt").isNotNull()
-    # NUL within quotes it may drop.
+    # Spark's parser may drop NUL within quotes.
     is_misread = F.contains("_raw", F.lit("\0")) & F.contains("_raw", F.lit('"'))
     return records.withColumn("_fields", fields).select(
         "_raw",

@@ -151,7 +151,7 @@ class Lakehouse:
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
         before = self.version(table)
-        if before is not None and (now := delta_log.overwrite(frame, self._log(table), before)):
+        if before is not None and (now := delta_log.overwrite(frame, self._log(table), before)) is not None:
             return now
         # Such a table is read whole: no values of its rows in the log.
         writer = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
@@ -211,8 +211,9 @@ class Lakehouse:
             write = _replacing_rows(write, where)
         else:
             write = _replacing(write, is_there)
-            is_written = is_there and delta_log.overwrite(frame, self._log(table), before.version(), writer, number)
-        if not is_written:
+            if is_there:
+                is_written = delta_log.overwrite(frame, self._log(table), before.version(), writer, number)
+        if is_written is None:
             write.format("delta").save(self.path(table))
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(

@@ -19,7 +19,7 @@ _FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many
 
 
 def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
-    """Replaces all rows of a table that is at `version` by `frame`; returns the new version.
+    """Replaces all rows of a table that is at `version` by `frame`; returns the new version, the same if it had none.
 
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
     `version`, has other columns, or if its files are many or not known.
@@ -38,8 +38,10 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
         actions.append(delta.actions.SetTransaction(writer, number, nothing))
     others = java.scala.jdk.javaapi.CollectionConverters.asScala(actions).toSeq()
     mode = java.org.apache.spark.sql.SaveMode.valueOf("Overwrite")
-    operation = delta.DeltaOperations.Write(mode, *[nothing] * 8)
-    return int(transaction.commit(transaction.writeFiles(frame._jdf).concat(others), operation))
+    operation, added = delta.DeltaOperations.Write(mode, *[nothing] * 8), transaction.writeFiles(frame._jdf)
+    if added.isEmpty() and not actions:
+        return version
+    return int(transaction.commit(added.concat(others), operation))
 
 
 def file_names(snapshot: Any) -> list[str]:

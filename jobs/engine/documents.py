@@ -47,7 +47,8 @@ def write(
     """
     folder = folder_of(output, document)
     mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
-    written = mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
+    is_marked = mark.exists()
+    written = mark.read_text(encoding="utf-8", errors="replace").split() if is_marked else []
     if len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]:
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,9 +58,9 @@ def write(
         rows, before = _texts(shown, document), _before(lake, table, written)
         if before is not None:
             rows = _difference(rows, _texts(before, document), document.key)
-        elif mark.exists():
+        elif is_marked:
             rows = _with_those_gone(rows, folder, document)
-        if mark.exists() or not _keys_there(folder, document):
+        if is_marked or not _keys_there(folder, document):
             # Until all is done, the files are from no version: a crash must not pass for the one before.
             _replace(mark, "unfinished")
             os.sync()

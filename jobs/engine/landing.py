@@ -4,6 +4,7 @@ Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`
 """
 
 import bz2
+import errno
 import glob
 import gzip
 import hashlib
@@ -25,6 +26,8 @@ from jobs.engine.errors import AssayError
 from jobs.engine.session import jvm
 
 _CHUNK = 1 << 20
+# What is wrong with the name itself, and stays so until somebody mends it.
+_WRONG_NAME = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
 _ESCAPED = re.compile(r"\[([*?[])\]")
 _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
@@ -69,7 +72,7 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
 
 
 def is_being_written(name: str) -> bool:
-    """Whether a file's name says that it is not whole yet."""
+    """Whether a file is to be passed over, by its name: it is not whole yet, or a mark of Excel's."""
     return name.startswith((".", "_", "~$")) or name.endswith("._COPYING_")
 
 
@@ -100,9 +103,9 @@ def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
             status = path.stat()
         except FileNotFoundError:  # taken away since the listing: it was never there
             continue
-        except PermissionError:
-            raise _refused(f"{path} cannot be looked at") from None
         except OSError as error:
+            if error.errno not in _WRONG_NAME:
+                raise _refused(f"{path} cannot be looked at", error) from None
             # It is new to the plan as soon as it can be looked at.
             yield LandingFile(shown, -1, -1, f"it cannot be looked at: {error.strerror}")
             continue
@@ -119,16 +122,16 @@ def _matching(root: Path, pattern: str) -> Iterable[Path]:
     try:
         with os.scandir(folder):
             pass
-    except PermissionError:
-        raise _refused(f"the folder {folder} cannot be listed") from None
+    except PermissionError as error:
+        raise _refused(f"the folder {folder} cannot be listed", error) from None
     except OSError:
         pass  # it is not there, or its name is a pattern, too
     return root.glob(pattern)
 
 
-def _refused(what: str) -> AssayError:
+def _refused(what: str, error: OSError) -> AssayError:
     way_out = "let the user of this run read it, or run as the user who may: files may be waiting"
-    return AssayError(f"{what}: permission denied", way_out)
+    return AssayError(f"{what}: {str(error.strerror).lower()}", way_out)
 
 
 def _shown(path: str) -> tuple[str, str | None]:

@@ -160,7 +160,7 @@ def _released(connection: psycopg.Connection[Any], condition: LiteralString, *va
 
 
 def of_no_release(connection: psycopg.Connection[Any]) -> list[str]:
-    """The tables that an earlier release holds and the newest does not: those of a lakehouse that was taken over."""
+    """The tables that an earlier release holds and the newest does not, as those of a lakehouse that was taken over."""
     rows = connection.execute(
         "SELECT DISTINCT table_name FROM ops.release_tables WHERE to_regclass(table_name) IS NOT NULL EXCEPT "
         "SELECT table_name FROM ops.release_tables WHERE release_id = (SELECT max(release_id) FROM ops.releases) "

@@ -16,7 +16,6 @@ from pyspark.sql import SparkSession
 from jobs.engine.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
-DEFAULTS = PROJECT / "conf/spark-defaults.conf"
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # So much data is a few rows: to plan with care, generate code for them and compile it takes longer than to interpret.
 FEW_BYTES = 8_000_000
@@ -29,13 +28,13 @@ FOR_FEW_ROWS = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 # What rows would be read otherwise without, and nobody would notice; conf/spark-defaults.conf says why.
-RESULTS_DEPEND_ON = (
-    "spark.sql.session.timeZone",
-    "spark.sql.ansi.enabled",
-    "spark.sql.json.enablePartialResults",
-    "spark.sql.files.ignoreCorruptFiles",
-    "spark.sql.files.ignoreMissingFiles",
-)
+RESULTS_DEPEND_ON = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.json.enablePartialResults": "false",
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+}
 # A JVM that is needed for a minute is served better by what is compiled quickly than by what runs quickly.
 JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
 # Of a run, or of a master or worker that scripts/cluster.sh started.
@@ -50,7 +49,7 @@ def start_session(
 
     What the JVM prints goes to the file `log`; without one it goes to this process's standard error.
     Under spark-submit the JVM runs already: it has read the properties file, and master and log are the submitter's.
-    Raises ConfigurationError if results would be others, as a setting that they depend on is not as in that file.
+    Raises ConfigurationError if a setting that results depend on is not as it should be.
     """
     if not _jvm_is_running():
         os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, spark_settings or {}))
@@ -86,13 +85,12 @@ def jvm(spark: SparkSession) -> Any:
 
 
 def _verify_settings(spark: SparkSession) -> None:
-    for key in RESULTS_DEPEND_ON:
-        found, wanted = spark.conf.get(key, None), _default(DEFAULTS, key)
-        if found != wanted:
+    for key, wanted in RESULTS_DEPEND_ON.items():
+        if (found := spark.conf.get(key)) != wanted:
             raise ConfigurationError(
                 f"{key} is {found}, and rows are only read as they should be with {wanted}",
-                "give spark-submit --properties-file conf/spark-defaults.conf; or take the setting out of --conf or "
-                "conf/assay.yaml (spark)",
+                "give spark-submit --properties-file conf/spark-defaults.conf, and leave the setting out of --conf, "
+                "ASSAY_SPARK and conf/assay.yaml (spark)",
             )
 
 
@@ -101,11 +99,11 @@ def _jvm_is_running() -> bool:
 
 
 def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[str]:
-    jars = sorted((PROJECT / ".jars").glob("*.jar"))
+    defaults, jars = PROJECT / "conf/spark-defaults.conf", sorted((PROJECT / ".jars").glob("*.jar"))
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
-    arguments = ["--master", master, "--properties-file", str(DEFAULTS), "--jars", ",".join(map(str, jars))]
-    usual = _default(DEFAULTS, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")
+    arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
+    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")
     own = spark_settings.get(JAVA_OPTIONS, "")
     if _COLLECTOR.search(own):  # Java does not start with two
         usual = _COLLECTOR.sub("", usual)

@@ -42,9 +42,9 @@ class Sheet:
 
 
 def inspect(spark: SparkSession, root: str, paths: Iterable[str], sheets: Sequence[Sheet]) -> dict[str, str]:
-    """Why workbooks are unfit: a reason for each that cannot be opened, lacks a sheet, a column or all rows, has a
-    sheet or a column twice, or whose cells openpyxl would lose without a word: formulas without a value, rows and cells
-    out of order, cells merged with those below them.
+    """Why workbooks are unfit: a reason for each that cannot be opened, is a Strict Open XML one, lacks a sheet, a
+    column or all rows, has a sheet or a column twice, or whose cells openpyxl would lose without a word: formulas
+    without a value, rows and cells out of order, cells merged with those below them.
 
     Reasons never quote a cell: it may be personal data.
     """

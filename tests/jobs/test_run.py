@@ -154,12 +154,17 @@ def test_a_file_is_of_the_raw_tables_that_it_was_read_for_whatever_is_declared_s
     ] == ["customers"]
 
 
-def test_a_batch_that_is_accounted_for_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for a raw table that was added to the source since, whose rows a workbook of the batch may have."""
-    monkeypatch.setattr(bronze, "_is_accounted", lambda *_: True)
+def test_a_batch_that_is_accounted_for_is_not_read_again(lab: Lab) -> None:
+    """Not for a raw table that is called otherwise since, or was added, whose rows a file of the batch may have."""
+    interactions = load_sources(["interactions"])[0]
+    renamed = Source.model_construct(**{**vars(interactions), "raw": {"clients": interactions.raw["customers"]}})
+    run, event = lab.start(), FileEvent("interactions/customers.csv", 1, 1, "customers:sha", "loaded", None, 1)
+    run.ledger.record_plan("interactions", [event])
+    assert bronze.unread_tables(run, renamed, [event], 1) == []
+    run.ledger.record_accounts([RowAccount("interactions", "bronze", "customers", event.source_file, 3, 3, 0, 0, 0, 1)])
     report = bronze.BronzeReport()
-    bronze._load(None, load_sources(["interactions"])[0], 1, report)  # type: ignore[arg-type]
-    assert report == bronze.BronzeReport()
+    bronze._load(run, renamed, 1, report)
+    assert (report, bronze.finished_batch(run, renamed)) == (bronze.BronzeReport(), 1)
 
 
 def test_a_mistake_in_another_sources_file_is_no_reason_to_fail_after_a_release(

@@ -6,6 +6,7 @@ import glob
 import gzip
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,15 +66,19 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
     for name in alone:
         (tmp_path / name).write_text("line\n")
 
-    def refuse(_path: Path, **_: object) -> None:
-        raise PermissionError
+    def refusing(number: int) -> Callable[..., None]:
+        def refuse(_path: Path, **_: object) -> None:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "scandir", refuse)
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: permission denied"):
         list_files(spark, str(tmp_path), ["members/*.log"])
     # Of a file that is named alone, no folder need be listed.
     found = list_files(spark, str(tmp_path), [glob.escape(name) for name in [*alone, "elsewhere/none.log"]])
     assert [file.path for file in found] == sorted(alone)
-    monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(AssayError, match=f"{tmp_path}/a.log cannot be looked at: permission denied"):
-        list_files(spark, str(tmp_path), ["a.log"])
+    for number, says in ((errno.EACCES, "permission denied"), (errno.EIO, "input/output error")):
+        monkeypatch.setattr(Path, "stat", refusing(number))
+        with pytest.raises(AssayError, match=f"{tmp_path}/a.log cannot be looked at: {says}"):
+            list_files(spark, str(tmp_path), ["a.log"])

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.session import RESULTS_DEPEND_ON, _opened, session_settings, start_session
+from jobs.engine.session import PROJECT, RESULTS_DEPEND_ON, _opened, session_settings, start_session
 from tests.lab import Place
 
 _OTHERWISE = {"UTC": "Asia/Tokyo", "true": "false", "false": "true"}
@@ -46,10 +46,14 @@ def modes(*paths: Path) -> list[int]:
 
 def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: SparkSession) -> None:
     for key in RESULTS_DEPEND_ON:
-        otherwise = session_settings(spark, {key: _OTHERWISE.get(spark.conf.get(key) or "", "")})
+        otherwise = session_settings(spark, {key: _OTHERWISE[RESULTS_DEPEND_ON[key]]})
         refused = pytest.raises(ConfigurationError, match=f"{key} is .*, and rows are only read as they should be")
         with otherwise, refused:
             start_session()
+    # As in the file; and one that is not set counts as what Spark has for it then.
+    lines = (PROJECT / "conf/spark-defaults.conf").read_text().splitlines()
+    assert {(key, value) for key, value in RESULTS_DEPEND_ON.items()} <= {tuple(text.split()) for text in lines}
+    spark.conf.unset("spark.sql.files.ignoreCorruptFiles")
     assert start_session() == spark
 
 
