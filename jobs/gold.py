@@ -20,7 +20,7 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Computed, Source, Transform, input_names
 from jobs.engine.versions import fingerprint, metrics, together
-from jobs.silver import call, quarantine_table, silver_table, verify_parsed_alike
+from jobs.silver import call, quarantine_table, silver_table, verify_all_parsed
 from jobs.silver import shapes as silver_shapes
 
 _MOST_SLICES = 400  # of more, to compute the table anew takes no longer
@@ -63,7 +63,8 @@ def refine_derived_silver(run: Run, source: Source) -> GoldReport:
 
 def refine(run: Run, source: Source) -> GoldReport:
     """Brings the source's gold tables up to date."""
-    verify_parsed_alike(run, source)
+    verify_all_parsed(run, source)
+    _verify_derived(run, source)
     report = _refresh(run, source, gold(source))
     if report.refreshed:
         _check(run, source)
@@ -131,6 +132,22 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
             rows = call(recipes[path].transform, {**made, **tables}, source)
             made[names[path]] = run.spark.createDataFrame([], rows.schema)
     return made
+
+
+def _verify_derived(run: Run, source: Source) -> None:
+    """Raises AssayError if a silver table is of older rows than what it is computed from: gold would contradict itself.
+
+    So it is if a run was cut short within silver, and gold is asked for alone.
+    """
+    states = run.ledger.table_states()
+    for recipe in derived_silver(source):
+        now = {path: run.lake.version(path) for path in recipe.inputs.values()}
+        before = states[recipe.table].inputs if recipe.table in states else {}
+        if None not in now.values() and now != before:
+            raise AssayError(
+                f"{_named([recipe.table])} is not computed from the newest rows yet",
+                f"let silver come to its end first: assay run --source {source.name}",
+            )
 
 
 def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> str | None:

@@ -6,7 +6,7 @@ ledger's states are carried over to it, so that the next run has nothing to do.
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
-from jobs.engine.ledger import ACCOUNTS, RULES
+from jobs.engine.ledger import ACCOUNTS, RULES, TableState
 from jobs.engine.listing import line, size, some, table
 from jobs.engine.session import session_settings
 from jobs.engine.sources import Source
@@ -106,6 +106,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     target, kept = _releases(run, report)
     _trim(run, target, report)
     moved: dict[str, tuple[int, int]] = {}
+    states = {path: state for path, state in run.ledger.table_states().items() if _is_founded(run, state)}
 
     def compact(path: str) -> TableWork:
         before = run.lake.version(path)
@@ -121,7 +122,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     with ThreadPoolExecutor(max_workers=_TABLES_AT_ONCE) as pool:
         with session_settings(run.spark, _OPTIMIZE):
             report.tables += pool.map(compact, _tables(run))
-        _carry_over(run, moved)
+        _carry_over(run, states.values(), moved)
         if target and not dry_run:
             _bring_documents(run, sources, target, moved)
         with any_version(run.spark), session_settings(run.spark, _VACUUM):
@@ -228,8 +229,14 @@ def _keep_log(run: Run, path: str, kept: Kept) -> None:
         run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ('{_LOG_RETENTION}' = '{wanted}')")
 
 
-def _carry_over(run: Run, moved: Mapping[str, tuple[int, int]]) -> None:
-    """Records that the states of the ledger hold for the new versions of the tables, too: their rows are the same.
+def _is_founded(run: Run, state: TableState) -> bool:
+    """Whether a table is younger than all that it was computed from; after it was compacted, any table would be."""
+    made = [path for path in state.inputs if run.lake.exists(path) and run.lake.exists(state.table_name)]
+    return all(run.lake.was_made_before(path, state.table_name) for path in made)
+
+
+def _carry_over(run: Run, states: Iterable[TableState], moved: Mapping[str, tuple[int, int]]) -> None:
+    """Records that these states of the ledger hold for the new versions of the tables, too: their rows are the same.
 
     A crash before this costs a computation, no more: the next run makes the tables anew and finds the same rows.
     """
@@ -239,9 +246,9 @@ def _carry_over(run: Run, moved: Mapping[str, tuple[int, int]]) -> None:
         return after if version == before else version
 
     carried = []
-    for name, state in run.ledger.table_states().items():
+    for state in states:
         inputs = {path: newer(path, version) for path, version in state.inputs.items()}
-        new = replace(state, delta_version=newer(name, state.delta_version), inputs=inputs)
+        new = replace(state, delta_version=newer(state.table_name, state.delta_version), inputs=inputs)
         if new != state:
             carried.append(new)
     run.ledger.record_table_states(carried)

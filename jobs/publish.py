@@ -268,8 +268,12 @@ def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]
     released = [last.get(item.full_name) for item in items]
     if not any(table and table.withheld_checksum for table in released):
         return False
-    known = [(table.withheld_checksum or table.checksum) if table else None for table in released]
-    return known == [item.state.checksum for item in items]
+    # A table that was added since waits with the others.
+    return all(
+        (table.withheld_checksum or table.checksum) == item.state.checksum
+        for item, table in zip(items, released, strict=True)
+        if table
+    )
 
 
 def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, int]:

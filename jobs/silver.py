@@ -27,6 +27,7 @@ from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, 
 
 LINEAGE = ("_source_file", "_batch_id")
 _QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
+_HELD_FOR = "_held_for"
 ROW = ("_batch_id", "_source_file", "_row_hash")
 _IS_VALID = "size(_violations) = 0"
 _IS_BAD = "size(_violations) > 0"
@@ -101,7 +102,7 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
         if table in source.parsed_tables:
             evaluated = gate.evaluate(_shape(run, source, table), [])
             if len(source.parsed_tables) == 1:
-                held_back = _quarantined(evaluated, source.tables[table])
+                held_back = _quarantined(evaluated.withColumn(_HELD_FOR, gate.no_reasons()), source.tables[table])
                 tables["quarantined"] = run.spark.createDataFrame([], held_back.schema)
             rows = _columns(evaluated)
         else:
@@ -155,8 +156,17 @@ def _all_anew(run: Run, source: Source, history: History) -> Request | None:
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
 
 
-def verify_parsed_alike(run: Run, source: Source) -> None:
-    """Raises AssayError if rows are to be parsed anew and are not yet: some are as before, and some are not."""
+def verify_all_parsed(run: Run, source: Source) -> None:
+    """Raises AssayError if silver is half made: rows of a table, or tables of the source, are parsed anew, others not.
+
+    So it is if a run was cut short, or failed, and gold is asked for alone.
+    """
+    behind = [table for table in source.parsed_tables if _scope(run, source, table)]
+    if behind and len(behind) < len(source.parsed_tables):
+        raise AssayError(
+            f"silver.{source.name}.{behind[0]} has not read what other tables of the source have",
+            f"let silver come to its end first: assay run --source {source.name}",
+        )
     newest = max((r.batch_id for r in run.ledger.history(source.name).requests if r.kind == "settings"), default=0)
     for table, raw in source.parsed_tables.items():
         done = run.lake.written_through(silver_table(source, table), silver_writer(source, table)) if newest else 0
@@ -268,39 +278,43 @@ def _evaluated(
 ) -> DataFrame:
     """The live rows, parsed, with what the rules found.
 
-    In a replay, rows that were held back for other reasons than those asked for stay as they are, and so do valid ones.
+    In a replay, rows that were held back for other reasons than those asked for stay as they are, with these reasons in
+    `_held_for` (NULL for all others), and so do valid ones.
     """
     declared = source.tables[table]
     needed = {rule.needs[0] for rule in declared.rules if rule.needs}
     tables = {name: run.lake.read(silver_table(source, name)) for name in needed}
     parsed = _parsed(run, source, table, _live(bronze, scope))
     parsed = gate.answered(parsed, declared.rules, declared.key, known, tables)
-    evaluated = gate.evaluate(parsed, declared.rules)
+    evaluated = gate.evaluate(parsed, declared.rules).withColumn(_HELD_FOR, gate.no_reasons())
     is_replay = scope.request is not None and scope.request.kind == "replay" and not scope.rebuild
     quarantine = quarantine_table(source, table)
     if not is_replay or not run.lake.exists(quarantine):
         return evaluated
     held = run.lake.read(quarantine).where(scope.covers())
-    names = F.transform("reasons", lambda reason: reason["rule"])
     rule = scope.request.rule if scope.request else None
-    asked = F.array_contains(names, rule) if rule else F.lit(True)
-    held = held.groupBy(*ROW).agg(F.max(F.when(~asked, names)).alias("_held_for"), F.lit(True).alias("_was_held"))
+    asked = F.exists("reasons", lambda reason: reason["rule"] == rule) if rule else F.lit(True)
+    stays = ~asked & (F.size("reasons") > 0)
+    kept = F.max(F.when(stays, F.col("reasons"))).alias(_HELD_FOR)
+    held = held.groupBy(*ROW).agg(kept, F.lit(True).alias("_was_held"))
     # After a crash, quarantine is as the replay left it: of a row that is not there it no longer tells whether it was.
     is_told = F.lit(not _is_quarantine_ahead(run, source, table))
     is_valid_before = is_told & F.col("_was_held").isNull()
     violations = (
         F.when(is_valid_before, F.array().cast("array<string>"))
-        .when(F.col("_held_for").isNotNull(), F.col("_held_for"))
+        .when(F.col(_HELD_FOR).isNotNull(), F.transform(_HELD_FOR, lambda reason: reason["rule"]))
         .otherwise(F.col(gate.VIOLATIONS))
     )
-    joined = evaluated.join(held, list(ROW), "left").withColumn(gate.VIOLATIONS, violations)
-    return joined.select(*evaluated.columns)
+    joined = evaluated.drop(_HELD_FOR).join(held, list(ROW), "left")
+    return joined.withColumn(gate.VIOLATIONS, violations).select(*evaluated.columns)
 
 
 def _to_stage(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
     """What the steps after the rules need: of a valid row neither raw text, which is most of it, nor helper columns."""
     always = {*LINEAGE, "_row_hash", gate.VIOLATIONS, *declared.order_by}
-    held_back = [c for c in evaluated.columns if c not in always and (c in _QUARANTINED or c.startswith("_raw"))]
+    held_back = [
+        c for c in evaluated.columns if c not in always and (c in (*_QUARANTINED, _HELD_FOR) or c.startswith("_raw"))
+    ]
     kept = [c for c in evaluated.columns if c in always or not c.startswith("_")]
     return evaluated.select(*kept, *[F.when(F.expr(_IS_BAD), F.col(c)).alias(c) for c in held_back])
 
@@ -347,7 +361,8 @@ def _no_rows(run: Run, source: Source, table: str) -> DataFrame:
 def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
     """One row per row held back: as it came, with all reasons."""
     raw = [name for name in held_back.columns if name.startswith("_raw")]
-    return held_back.select(*_QUARANTINED, *raw, gate.reasons(declared.rules).alias("reasons"))
+    reasons = F.coalesce(_HELD_FOR, gate.reasons(declared.rules))
+    return held_back.select(*_QUARANTINED, *raw, reasons.alias("reasons"))
 
 
 def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> list[RowAccount]:

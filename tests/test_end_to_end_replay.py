@@ -28,13 +28,22 @@ def relaxed(source: Source, *rules: str) -> Source:
     return Source.model_validate(content)
 
 
+def renamed(source: Source, name: str) -> Source:
+    """The source with a rule that is called otherwise."""
+    content = source.model_dump(by_alias=True)
+    for table in content["tables"].values():
+        for rule in table["rules"]:
+            rule["name"] = f"{name}_now" if rule["name"] == name else rule["name"]
+    return Source.model_validate(content)
+
+
 @pytest.fixture
 def members() -> Source:
     return with_gold("members", "member")
 
 
 def held(lab: Lab) -> dict[str, list[str]]:
-    return {row["_raw"]: [reason["rule"] for reason in row["reasons"]] for row in lab.table(HELD).collect()}
+    return {row["_raw"].strip(): [reason["rule"] for reason in row["reasons"]] for row in lab.table(HELD).collect()}
 
 
 def ask(lab: Lab, source: Source, rule: str | None = None, batch: int | None = None) -> Any:
@@ -65,7 +74,7 @@ def test_what_passes_moves_what_fails_stays_twice_is_once_and_a_backfill_refines
     assert ask(lab, mended, "created_at_readable")
     assert lab.run(mended, first="silver").release_id == 1
     assert lab.account("silver") == {"members/a.log": (4, 2, 2, 0, 0), "members/b.log": (2, 2, 0, 0, 0)}
-    assert {raw.strip(): rules for raw, rules in held(lab).items()} == {
+    assert held(lab) == {
         NO_ID.strip(): ["id_valid"],
         NEITHER.strip(): ["id_valid"],
     }
@@ -103,6 +112,12 @@ def test_a_replay_of_one_rule_that_is_cut_short_is_finished_by_the_next_run_and_
 ) -> None:
     lab.land("members/a.log", entry(BOB) + NO_DATE + NO_ID)
     lab.run("members", until="silver")
+    before = held(lab)
+    # Rows of a rule that is called otherwise since are held for what they were, however often another is asked for.
+    for _ in range(2):
+        ask(lab, members, "created_at_readable")
+        lab.run(renamed(members, "id_valid"), first="silver", until="silver")
+        assert held(lab) == before == {NO_DATE.strip(): ["created_at_readable"], NO_ID.strip(): ["id_valid"]}
     mended = relaxed(members, "created_at_readable", "id_valid")
     # What is mended is taken back: rows that the replay had let out of quarantine are judged like all others.
     for then, written in ((members, 1), (mended, 2)):

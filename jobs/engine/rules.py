@@ -69,6 +69,11 @@ def evaluate(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
     )
 
 
+def no_reasons() -> Column:
+    """NULL in place of reasons."""
+    return F.lit(None).cast("array<struct<rule: string, reason: string, expression: string>>")
+
+
 def reasons(rules: Sequence[Rule]) -> Column:
     """For a quarantined row: the violated rules, as ARRAY<STRUCT<rule, reason, expression>>."""
     texts = [
@@ -111,11 +116,11 @@ def enforce(results: Sequence[RuleResult]) -> None:
         count = f"{result.violations:,} of {result.rows:,} rows violate it"
         found = f"silver.{result.table}, rule {rule.name}: {count} ({rule.reason})"
         if rule.action == "fail" and result.violations:
-            raise AssayError(found, "nothing was written to silver; mend the raw file or the rule, then run again")
+            raise AssayError(found, "nothing was published; mend the raw file or the rule, then run again")
         if rule.max_rate is not None and result.rows >= RATES_COUNT_FROM_ROWS and result.rate > rule.max_rate:
             raise AssayError(
                 f"{found}: {result.rate:.1%}, and at most {rule.max_rate:.1%} are allowed (max_rate)",
-                "nothing was written to silver; mend the raw file, or raise max_rate if this is to be expected",
+                "nothing was published; mend the raw file, or raise max_rate if this is to be expected",
             )
 
 

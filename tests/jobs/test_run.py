@@ -12,10 +12,11 @@ from jobs import bronze, publish, silver
 from jobs import run as run_job
 from jobs.engine.batches import FileEvent, History, Request, Status
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.ledger import RowAccount
+from jobs.engine.ledger import RowAccount, TableState
 from jobs.engine.postgres import ReleasedTable
+from jobs.engine.publication import Publication
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
-from jobs.engine.sources import Source, load_sources
+from jobs.engine.sources import PublishedTable, Source, load_sources
 from scripts.proof.world import entry, first_delivery
 from tests.jobs.test_planning import crashed
 from tests.lab import Lab, forget_tables, with_gold
@@ -165,6 +166,37 @@ def test_a_batch_that_is_accounted_for_is_not_read_again(lab: Lab) -> None:
     report = bronze.BronzeReport()
     bronze._load(run, renamed, 1, report)
     assert (report, bronze.finished_batch(run, renamed)) == (bronze.BronzeReport(), 1)
+
+
+def test_a_rollback_is_held_although_a_table_was_added_to_the_source_since() -> None:
+    def item(name: str, checksum: str) -> Publication:
+        declared = PublishedTable(description="d", columns={"id": "c"}, primary_key=["id"])
+        return Publication(name, declared, TableState(f"gold/s/{name}", 1, {}, "", 1, checksum), {"id": "bigint"})
+
+    last = {
+        "gold.moved": ReleasedTable(0, 1, "old", "d", "new"),
+        "gold.same": ReleasedTable(0, 1, "same", "d", None),
+    }
+    items = [item("moved", "new"), item("same", "same")]
+    assert publish.is_held_back(items, last)
+    assert publish.is_held_back([*items, item("added", "any")], last)
+    assert not publish.is_held_back([item("moved", "newer"), *items[1:]], last)
+    assert not publish.is_held_back(items[1:], last)
+
+
+def test_gold_is_not_computed_from_silver_that_is_half_made(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    contacts = with_gold("contacts", "contacts")
+    lab.land("contacts/a.jsonl", lines(1))
+    lab.run(contacts, until="silver")
+    lab.land("contacts/b.jsonl", lines(2))
+    with monkeypatch.context() as patch:  # killed between the table that is parsed and those derived from it
+        patch.setattr(run_job.gold, "refine_derived_silver", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lab.run(contacts, until="silver")
+    with pytest.raises(AssayError, match=r"silver.contacts.\w+ is not computed from the newest rows yet"):
+        lab.run(contacts, first="gold", until="gold")
+    lab.run(contacts, until="gold")
+    assert lab.table("gold/contacts/contacts").count() == 2
 
 
 def test_a_mistake_in_another_sources_file_is_no_reason_to_fail_after_a_release(
