@@ -4,11 +4,15 @@ import hashlib
 import json
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType
 
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.session import jvm
 from jobs.engine.sources import Export
+
+_WRITTEN_AS = 2  # another number has all files written anew
 
 
 def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) -> bool:
@@ -31,8 +35,11 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     """
     spark = frame.sparkSession
     target, hidden = hadoop_path(spark, f"{folder}/{export.file}"), f"{folder}/.{export.file}.new"
-    ordered = frame.coalesce(1).sortWithinPartitions(*export.order_by).toDF(*export.header)
-    ordered.write.mode("overwrite").csv(hidden, header=True, emptyValue="", escape='"')
+    ordered = frame.coalesce(1).sortWithinPartitions(*export.order_by)
+    # A value is exactly what the table has: by itself, Spark cuts off control characters around it, too.
+    as_is = {"ignoreLeadingWhiteSpace": "false", "ignoreTrailingWhiteSpace": "false", "emptyValue": "", "escape": '"'}
+    named = ordered.select(*_texts(ordered)).toDF(*export.header)
+    named.write.mode("overwrite").options(header=True, **as_is).csv(hidden)
     file_system = target.getFileSystem(hadoop_configuration(spark))
     # Listed, not looked for by a pattern: the folder's own name may have [ or * in it.
     written = [status.getPath() for status in file_system.listStatus(hadoop_path(spark, hidden))]
@@ -50,9 +57,15 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     file_system.delete(hadoop_path(spark, hidden), True)
 
 
+def _texts(frame: DataFrame) -> list[Column]:
+    """The columns; days as Postgres writes them, and not with a sign before a year of five digits."""
+    days = {field.name for field in frame.schema if isinstance(field.dataType, DateType)}
+    return [F.ltrim(F.col(c).cast("string"), F.lit("+")) if c in days else F.col(c) for c in frame.columns]
+
+
 def _origin(export: Export, checksum: str) -> str:
-    """What a file was made from: the checksum of the rows, and a fingerprint of header and order."""
-    declared = json.dumps([export.header, export.order_by])
+    """What a file was made from: the checksum of the rows, and a fingerprint of header, order and how it is written."""
+    declared = json.dumps([export.header, export.order_by, _WRITTEN_AS])
     return f"{checksum} {hashlib.sha256(declared.encode()).hexdigest()[:16]}"
 
 

@@ -13,7 +13,7 @@ def test_an_export_is_current_until_its_rows_or_what_is_declared_of_it_change(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     output = tmp_path / "out [1] {a,b} *"  # no pattern, but what it is called
-    frame, folder = frame_of(spark, [("b", 1), ("a", 2)], "name STRING, n INT"), str(output)
+    frame, folder = frame_of(spark, [("b", 1), ("a", 2), ("\x01a\x02", 3)], "name STRING, n INT"), str(output)
     export = Export(file="things.csv", header=["NAME", "N"], order_by=["name"])
     others = [export.model_copy(update=change) for change in ({"header": ["WHO", "N"]}, {"order_by": ["n"]})]
 
@@ -21,14 +21,20 @@ def test_an_export_is_current_until_its_rows_or_what_is_declared_of_it_change(
         return (output / "things.csv").read_text().splitlines()
 
     exports.write(frame, folder, export, "sum")
-    assert lines() == ["NAME,N", "a,2", "b,1"]
+    assert lines() == ["NAME,N", "\x01a\x02,3", "a,2", "b,1"]
     assert exports.is_current(spark, folder, export, "sum")
     assert not exports.is_current(spark, folder, export, "other sum")
-    for other, expected in zip(others, (["WHO,N", "a,2", "b,1"], ["NAME,N", "b,1", "a,2"]), strict=True):
+    for other, expected in zip(others, (["WHO,N", *lines()[1:]], ["NAME,N", *lines()[:0:-1]]), strict=True):
         assert not exports.is_current(spark, folder, other, "sum")
         exports.write(frame, folder, other, "sum")
         assert (lines(), exports.is_current(spark, folder, other, "sum")) == (expected, True)
         assert not exports.is_current(spark, folder, export, "sum")
+
+
+def test_days_are_written_as_postgres_writes_them(spark: SparkSession, tmp_path: Path) -> None:
+    days = spark.sql("SELECT explode(array(make_date(10000, 1, 2), DATE'2024-05-01')) AS n")
+    exports.write(days, str(tmp_path), Export(file="days.csv", header=["N"], order_by=["n"]), "sum")
+    assert (tmp_path / "days.csv").read_text() == "N\n2024-05-01\n10000-01-02\n"
 
 
 def test_an_export_whose_mark_says_nothing_of_its_declaration_is_written_once_more(
