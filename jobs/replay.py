@@ -36,12 +36,21 @@ class Preview:
         return "\n".join(lines)
 
 
-def check_rule(source: Source, rule: str | None) -> None:
-    """Raises ConfigurationError, with the names there are, unless a rule of that name holds rows of the source back."""
-    names = [r.name for table in source.tables.values() for r in table.rules if r.action == "quarantine"]
-    if rule is not None and rule not in names:
+def check_rule(run: Run, source: Source, rule: str | None) -> None:
+    """Raises ConfigurationError, with the names there are, unless a rule of that name holds rows of the source back.
+
+    One that is no longer declared, or is called otherwise, may still hold some.
+    """
+    names = {r.name for table in source.tables.values() for r in table.rules if r.action == "quarantine"}
+    if rule is None or rule in names:
+        return
+    for table in source.parsed_tables:
+        if (rows := _quarantined(run, source, table, None, None)) is not None:
+            found = rows.select(F.explode("reasons.rule").alias("rule")).distinct().collect()
+            names |= {row["rule"] for row in found}
+    if rule not in names:
         raise ConfigurationError(
-            f"{source.name} has no rule {rule!r} that holds rows back", f"rules: {', '.join(dict.fromkeys(names))}"
+            f"{source.name} has no rule {rule!r} that holds rows back", f"rules: {', '.join(sorted(names))}"
         )
 
 

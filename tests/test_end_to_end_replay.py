@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs import replay, silver
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.sources import Source
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end_members import ANN, BOB, entry
@@ -117,6 +117,9 @@ def test_a_replay_of_one_rule_that_is_cut_short_is_finished_by_the_next_run_and_
     for _ in range(2):
         ask(lab, members, "created_at_readable")
         lab.run(renamed(members, "id_valid"), first="silver", until="silver")
+        replay.check_rule(lab.start(), renamed(members, "id_valid"), "id_valid")
+        with pytest.raises(ConfigurationError, match=r"no rule 'id' that holds .*\n *rules: .*id_valid, id_valid_now"):
+            replay.check_rule(lab.start(), renamed(members, "id_valid"), "id")
         assert held(lab) == before == {NO_DATE.strip(): ["created_at_readable"], NO_ID.strip(): ["id_valid"]}
     mended = relaxed(members, "created_at_readable", "id_valid")
     # What is mended is taken back: rows that the replay had let out of quarantine are judged like all others.
