@@ -17,13 +17,18 @@ from tests.test_end_to_end_members import ANN, documents, entry
 
 
 def let_days_pass(lab: Lab, days: int) -> None:
-    """Everything in the gold tables was done `days` days earlier: what files and what Delta's log say of times."""
+    """Everything in the gold tables was done `days` days earlier: what files and what Delta's log say of times.
+
+    The silver tables that they are computed from were made earlier, too.
+    """
     gold = Path(lab.lake.path("gold"))
-    for log in gold.rglob("_delta_log/*.json"):
-        earlier = r'"(deletionTimestamp|modificationTime|timestamp)":(\d{13})'
-        text = re.sub(earlier, lambda m: f'"{m[1]}":{int(m[2]) - days * 86_400_000}', log.read_text())
-        log.write_text(text)
-        log.with_name(f".{log.name}.crc").unlink(missing_ok=True)
+    times = {gold: "deletionTimestamp|modificationTime|timestamp", Path(lab.lake.path("silver")): "createdTime"}
+    for layer, named in times.items():
+        for log in layer.rglob("_delta_log/[0-9]*"):
+            earlier = rf'"({named})":(\d{{13}})'
+            text = re.sub(earlier, lambda m: f'"{m[1]}":{int(m[2]) - days * 86_400_000}', log.read_text())
+            log.write_text(text)
+            log.with_name(f".{log.name}.crc").unlink(missing_ok=True)
     for file in gold.rglob("*.*"):
         at = file.stat().st_mtime - days * 86_400
         os.utime(file, (at, at))
