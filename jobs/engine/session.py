@@ -103,7 +103,8 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
     arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
-    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT}/conf/")
+    # As a URI, as Java's options end at a blank and the folder's name may have one.
+    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/")
     own = spark_settings.get(JAVA_OPTIONS, "")
     if _COLLECTOR.search(own):  # Java does not start with two
         usual = _COLLECTOR.sub("", usual)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.engine import context
+from jobs.engine import context, session
 from jobs.engine.session import JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, _submit_arguments
 from jobs.engine.settings import Settings
 
@@ -74,5 +74,14 @@ def test_own_options_come_last_and_an_own_collector_is_the_only_one(own: str, co
     arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: own} if own else {})
     options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
     assert re.findall(r"-XX:\S+GC", options) == [collector]
-    assert f"-Dlog4j2.configurationFile={PROJECT}/conf/log4j2.properties" in options
+    assert f"-Dlog4j2.configurationFile={PROJECT.as_uri()}/conf/log4j2.properties" in options
     assert options.endswith(own)
+
+
+def test_the_project_may_be_in_a_folder_with_a_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my assay").symlink_to(PROJECT)
+    monkeypatch.setattr(session, "PROJECT", tmp_path / "my assay")
+    arguments = _submit_arguments("local[2]", {})
+    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    assert all(word.startswith("-") for word in options.split())
+    assert f"-Dlog4j2.configurationFile={tmp_path.as_uri()}/my%20assay/conf/log4j2.properties" in options
