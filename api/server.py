@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -49,7 +50,7 @@ def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = _Server(settings, lambda: announce(address(listener)))
-    # uvicorn raises the signal again once it has stopped; this way that changes nothing, and the exit code is 0.
+    # Also before uvicorn has set its own handlers, and after: the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     server.run(sockets=[listener])
@@ -118,13 +119,41 @@ class _Server(uvicorn.Server):
         self._announce()
 
 
+class _Parser(httptools.HttpRequestParser):
+    """httptools', but it keeps what comes after a head that asks for another protocol, instead of raising.
+
+    It takes the body for the beginning of that protocol: `rest`, and None if no head asked. CONNECT raises as before.
+    """
+
+    rest: bytes | None = None
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def asks_for_upgrade(self) -> bool:
+        return self.should_upgrade() and self.get_method() != b"CONNECT"
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self.asks_for_upgrade():
+                raise
+            self.rest = data[upgrade.args[0] :]
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, plus: what is no HTTP is told so in JSON, and what comes beside bodies may be neither large nor slow.
 
-    That is the head of a request, and what a body may have around its chunks: extensions and trailers, which nobody
-    looks at.
+    A request that asks for another protocol (`Upgrade: h2c`) is answered as if it did not, as RFC 9110 (7.8) allows:
+    Java's client asks so of every server without TLS.
+
+    What comes beside bodies is the head of a request, and what a body may have around its chunks: extensions and
+    trailers, which nobody looks at.
     """
 
+    parser: _Parser
     _head_bytes: int | None = None  # None: not in the middle of a head
     _head_timer: asyncio.TimerHandle | None = None
     _framing_bytes: int | None = None  # around chunks, since there was last some body; None: not in the middle of one
@@ -132,6 +161,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = _Parser(self)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,6 +177,8 @@ class _Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.asks_for_upgrade():
+            return
         self._end_head()
         self._framing_bytes = 0
         super().on_headers_complete()
@@ -157,12 +189,18 @@ class _Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.asks_for_upgrade():
+            return
         self._framing_bytes = None
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         self._is_all_framing = self._framing_bytes is not None
         super().data_received(data)
+        while self.parser.rest is not None:
+            again = self._head_without_upgrade() + self.parser.rest
+            self.parser = _Parser(self)
+            super().data_received(again)
         if self.transport.is_closing():
             return
         if self._head_bytes is not None:
@@ -194,6 +232,12 @@ class _Protocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, body]))
         self.transport.close()
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _end_head(self) -> None:
         self._head_bytes = None

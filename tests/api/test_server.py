@@ -79,6 +79,28 @@ def test_requests_may_be_sent_one_after_the_other_without_waiting(service: Servi
     assert ask(service, one + one + last).count(b'{"data":{"status":"ok"}}') == 3
 
 
+@pytest.mark.parametrize("closing", [b"", b", close"])
+@pytest.mark.parametrize("pause", [0.0, 0.1], ids=["body in the same segment", "in a later one"])
+def test_a_request_that_asks_for_another_protocol_is_answered_as_if_it_did_not(
+    service: Service, pause: float, closing: bytes
+) -> None:
+    head = (
+        b"POST /member HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings%s\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n" % closing
+    )
+    plain, chunked = b"Content-Length: 5\r\n\r\n|{a=1}", b"Transfer-Encoding: chunked\r\n\r\n|5\r\n{a=1}\r\n0\r\n\r\n"
+    last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+    requests = [head + plain] if closing else [head + plain, head + chunked, last]
+    pieces = b"".join(requests).split(b"|") if pause else [b"".join(requests).replace(b"|", b"")]
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        answer = connection.makefile("rb").read()
+    assert answer.count(b"HTTP/1.1 202 ") == answer.count(b'{"data":{"accepted":1}}') == (1 if closing else 2)
+    assert answer.count(b"HTTP/1.1 ") == len(requests)
+
+
 @contextmanager
 def running(folder: Path, keys: str = "") -> Iterator[int]:
     """The server in a thread of this process, so that a test may shorten its patience; gives its port."""
