@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import httptools
 import uvicorn
@@ -117,6 +118,11 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops it, once: for uvicorn a second SIGINT is a reason to leave received files hidden."""
+        del sig, frame
+        self.should_exit = True
 
 
 class _Parser(httptools.HttpRequestParser):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -101,13 +102,14 @@ def test_two_services_on_one_folder_do_not_get_in_each_others_way(tmp_path: Path
         assert one.landed() == Counter(f"{{{who}={n}}}" for who, c in (("one", 10), ("other", 11)) for n in range(c))
 
 
-def test_a_stop_answers_what_waits_and_makes_it_visible(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT] * 3], ids=["SIGTERM", "SIGINT, impatiently"])
+def test_a_stop_answers_what_waits_and_makes_it_visible(tmp_path: Path, signals: list[signal.Signals]) -> None:
     with Service(tmp_path, "--roll-seconds", "600") as service, ThreadPoolExecutor(16) as pool:
         entries = [f"{{number={number}}}" for number in range(400)]
         sent = [pool.submit(service.post, entry) for entry in entries]
         while not sent[100].done():
             time.sleep(0.001)
-        assert service.stop() == 0
+        assert service.stop(*signals) == 0
         acknowledged = set()
         for entry, answer in zip(entries, sent, strict=True):
             if answer.exception() is None and answer.result().status_code == 202:
