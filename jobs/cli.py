@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import StrEnum
@@ -241,15 +242,19 @@ def run_layer(layer: Layer) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None, command: typer.Typer = app) -> NoReturn:
-    """Runs the command; an error that a user can act on is printed as such, without a stack trace."""
+    """Runs the command; an error that a user can act on is printed as such, without a stack trace.
+
+    With --verbose any error is its stack trace; the exit code is the same.
+    """
     given = [*(arguments or []), *sys.argv[1:]]
     try:
         command(given, standalone_mode=True)
     except Exception as error:
-        if "--verbose" in given or "-v" in given:
-            raise
         known = error if isinstance(error, AssayError) else explained(error) or _unexpected(error)
-        print(f"error: {known}", file=sys.stderr)
+        if "--verbose" in given or "-v" in given:
+            traceback.print_exc()
+        else:
+            print(f"error: {known}", file=sys.stderr)
         sys.exit(known.exit_code)
     sys.exit(0)
 

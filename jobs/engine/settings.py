@@ -8,9 +8,10 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
+    SettingsError,
 )
 
 from jobs.engine.errors import ConfigurationError
@@ -34,9 +35,7 @@ class PostgresSettings(BaseSettings):
 class Settings(BaseSettings):
     """What a platform engineer may change. Relative paths start at the project's folder."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="ASSAY_", env_ignore_empty=True, extra="forbid", yaml_file=PROJECT / SETTINGS_FILE
-    )
+    model_config = SettingsConfigDict(env_prefix="ASSAY_", env_ignore_empty=True, extra="forbid")
 
     landing: str = Field("data/landing", description="raw files: one folder a source; a path or any URI Hadoop knows")
     lakehouse: str = Field("data/lakehouse", description="root of the Delta tables; a path or any URI Hadoop knows")
@@ -70,7 +69,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_settings_file())
 
     def model_post_init(self, _context: Any) -> None:
         for name in ("landing", "lakehouse", "output"):
@@ -88,8 +87,26 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError("\n".join(_finding(item, error.title) for item in error.errors())) from None
+    except SettingsError as error:  # of the only setting that is no single value
+        raise ConfigurationError(
+            f"environment variable ASSAY_SPARK: expected a JSON object: {error.__cause__}",
+            """example: ASSAY_SPARK='{"spark.driver.memory": "12g"}'""",
+        ) from None
+
+
+def _read_settings_file() -> dict[str, Any]:
+    """What the file sets; nothing if there is none."""
+    try:
+        found = yaml.safe_load((PROJECT / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{SETTINGS_FILE}: expected text in UTF-8: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{SETTINGS_FILE}: not valid YAML: {error}") from None
+    if found is not None and not (isinstance(found, dict) and all(isinstance(key, str) for key in found)):
+        raise ConfigurationError(f"{SETTINGS_FILE}: expected lines of `setting: value`, e.g. `landing: data/landing`")
+    return found or {}
 
 
 def _anchored(path: str) -> str:

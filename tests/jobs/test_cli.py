@@ -64,6 +64,11 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
             {"ASSAY_LANDING": "~/raw"},
             "environment variable ASSAY_LANDING: Value error, expected a path or URI",
         ),
+        (
+            ["run"],
+            {"ASSAY_SPARK": "{bad"},
+            "environment variable ASSAY_SPARK: expected a JSON object: Expecting property",
+        ),
         (["run", "--take-over", "--until", "gold"], {}, "--take-over is for all sources, raw to Postgres"),
         (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
@@ -130,3 +135,10 @@ def test_an_error_that_nobody_expected_claims_nothing_of_the_release(
     said = capsys.readouterr().err
     assert said.startswith("error: KeyError: this is a fault of Assay or of its surroundings\n")
     assert ("there whole or not at all (assay releases)" in said, "a value" in said) == (True, False)
+
+
+def test_verbose_shows_the_stack_trace_and_keeps_the_exit_code() -> None:
+    ended = assay("run", "--verbose", "--source", "weather")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Traceback")
+    assert "no source is called 'weather'" in ended.stderr

@@ -1,0 +1,43 @@
+"""conf/assay.yaml and the environment: what cannot be read or be right is named, with what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.engine import settings
+from jobs.engine.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"- landing\n- output\n", "expected lines of `setting: value`"),
+        (b"landing", "expected lines of `setting: value`"),
+        (b"1: data/landing", "expected lines of `setting: value`"),
+        (b"landing: caf\xe9", "expected text in UTF-8"),
+        (b"landing: [", "not valid YAML"),
+        (b"landign: raw", ", landign: no such setting"),
+    ],
+)
+def test_a_file_that_cannot_be_right_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, says: str
+) -> None:
+    monkeypatch.setattr(settings, "PROJECT", tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/assay.yaml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"^conf/assay\.yaml") as refused:
+        settings.load_settings()
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"# landing: raw", "landing: donn\u00e9es".encode()])
+def test_the_file_may_be_missing_or_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.delenv("ASSAY_LANDING", raising=False)
+    monkeypatch.setattr(settings, "PROJECT", tmp_path)
+    if content is not None:
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "conf/assay.yaml").write_bytes(content)
+    expected = "donn\u00e9es" if content and content.startswith(b"landing") else "data/landing"
+    assert settings.load_settings().landing == str(tmp_path / expected)
