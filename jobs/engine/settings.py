@@ -18,6 +18,7 @@ from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import PROJECT
 
 SETTINGS_FILE = "conf/assay.yaml"
+MOST_DAYS = 36_500  # a hundred years: of some thousand, there would be no day to keep from
 
 
 class PostgresSettings(BaseSettings):
@@ -45,9 +46,11 @@ class Settings(BaseSettings):
     master: str = Field("local[*]", description="Spark master of `assay run`; spark-submit names its own")
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings over conf/spark-defaults.conf")
     keep_releases: int = Field(10, ge=1, description="`assay rollback` can go back to the newest so many releases")
-    keep_days: float = Field(7, ge=1, description="files that are no longer part of a Delta table stay so long")
+    keep_days: float = Field(
+        7, ge=1, le=MOST_DAYS, description="files that are no longer part of a Delta table stay so long"
+    )
     keep_ops_days: int = Field(
-        365, ge=1, description="row accounts that were replaced, and results of rules, stay so long"
+        365, ge=1, le=MOST_DAYS, description="row accounts that were replaced, and results of rules, stay so long"
     )
     postgres: PostgresSettings = Field(default_factory=lambda: PostgresSettings(), exclude=True)
 

@@ -17,6 +17,8 @@ from jobs.engine.errors import ConfigurationError
         (b"landing: caf\xe9", "expected text in UTF-8"),
         (b"landing: [", "not valid YAML"),
         (b"landign: raw", ", landign: no such setting"),
+        (b"keep_ops_days: 999999", ", keep_ops_days: Input should be less than or equal to 36500"),
+        (b"keep_days: 1.0e+9", ", keep_days: Input should be less than or equal to 36500"),
     ],
 )
 def test_a_file_that_cannot_be_right_is_named(
