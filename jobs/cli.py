@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -101,14 +101,17 @@ def run(
         raise ConfigurationError(
             "--take-over is for all sources, raw to Postgres", "leave --source and --until out: assay run --take-over"
         )
-    console = Console(stderr=as_json, soft_wrap=True)
-    if sample_if_empty:
-        for name in [s.name for s in sources]:
-            _sample_if_empty(settings, name, console)
     if from_day is None and to_day is not None:
         raise ConfigurationError("--to goes with --from", "example: assay run --source contacts --from 2026-11-01")
     if from_day is not None and not source:
         raise ConfigurationError("--from needs --source", "example: assay run --source contacts --from 2026-11-01")
+    if from_day is not None and (to_day or datetime.now(UTC)).date() < from_day.date():
+        last_day = f"--to {to_day:%Y-%m-%d}" if to_day else "today (UTC)"
+        raise ConfigurationError(f"--from {from_day:%Y-%m-%d} is after {last_day}", "give the earlier day to --from")
+    console = Console(stderr=as_json, soft_wrap=True)
+    if sample_if_empty:
+        for name in [s.name for s in sources]:
+            _sample_if_empty(settings, name, console)
     with _alone(settings, "assay run", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:

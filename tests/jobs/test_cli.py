@@ -70,6 +70,12 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
             "environment variable ASSAY_SPARK: expected a JSON object: Expecting property",
         ),
         (["run", "--take-over", "--until", "gold"], {}, "--take-over is for all sources, raw to Postgres"),
+        (
+            ["run", "--source", "contacts", "--from", "2026-11-10", "--to", "2026-11-01"],
+            {},
+            "--from 2026-11-10 is after --to 2026-11-01",
+        ),
+        (["run", "--source", "contacts", "--from", "9999-01-01"], {}, "--from 9999-01-01 is after today"),
         (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
