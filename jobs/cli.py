@@ -111,7 +111,7 @@ def run(
     console = Console(stderr=as_json, soft_wrap=True)
     if sample_if_empty:
         for name in [s.name for s in sources]:
-            _sample_if_empty(settings, name, console)
+            _sample_if_empty(settings, name, console, is_named=bool(source))
     with _alone(settings, "assay run", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:
@@ -171,7 +171,7 @@ def sample(
     """Write sample raw files into the landing folder. Example: assay sample --source contacts --rows 1000000"""
     settings = load_settings()
     for name in [s.name for s in load_sources(source)]:
-        _write_sample(settings, name, rows, seed, Console(soft_wrap=True))
+        _write_sample(settings, name, rows, seed, Console(soft_wrap=True), is_named=bool(source))
 
 
 @app.command()
@@ -288,17 +288,24 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
         raise typer.Exit(SET_ASIDE)
 
 
-def _sample_if_empty(settings: Settings, source: str, console: Console) -> None:
+def _sample_if_empty(settings: Settings, source: str, console: Console, *, is_named: bool) -> None:
     folder = _landing_folder(settings, source)
     if not any(folder.glob("[!._]*")):
-        _write_sample(settings, source, 100_000, 7, console)
+        _write_sample(settings, source, 100_000, 7, console, is_named=is_named)
 
 
-def _write_sample(settings: Settings, source: str, rows: int, seed: int, console: Console) -> None:
-    import importlib
+def _write_sample(settings: Settings, source: str, rows: int, seed: int, console: Console, *, is_named: bool) -> None:
+    """Sample files of a source; one that has no sample is passed over, unless the user has named it."""
+    import importlib.util
 
-    folder = _landing_folder(settings, source)
-    counts = importlib.import_module(f"scripts.samples.{source}").write(folder, rows=rows, seed=seed)
+    folder, module = _landing_folder(settings, source), f"scripts.samples.{source}"
+    if importlib.util.find_spec(module) is None:
+        if is_named:
+            hint = f"put files of your own into {folder}, or add scripts/samples/{source}.py"
+            raise ConfigurationError(f"{source} has no sample data", hint)
+        console.print(f"sample {source}: there is none", highlight=False)
+        return
+    counts = importlib.import_module(module).write(folder, rows=rows, seed=seed)
     console.print(f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}", highlight=False)
 
 

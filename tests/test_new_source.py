@@ -58,8 +58,16 @@ def test_a_source_is_added_with_its_own_files_only(tmp_path: Path, database: Dat
     (project / "data/landing/weather").mkdir(parents=True)
     (project / "data/landing/weather/monday.txt").write_text("roof,21\nroof,35\ncellar,12\nattic,warm\n")
     environment = os.environ | postgres_variables(database) | {"PYTHONPATH": str(project)}
-    command = [sys.executable, "-m", "jobs.cli", "run", "--source", "weather"]
-    job = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+    def assay(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+    sampled, named = assay("sample", "--rows", "200"), assay("sample", "--source", "weather")
+    assert (sampled.returncode, named.returncode) == (0, 2), sampled.stderr + named.stderr
+    assert "sample weather: there is none" in sampled.stdout
+    assert "weather has no sample data\n" in named.stderr
+    job = assay("run", "--source", "weather")
     assert job.returncode == 0, job.stdout + job.stderr
     assert "4 read = 3 written + 1 quarantined" in job.stdout
     with psycopg.connect(database.conninfo()) as connection:
