@@ -232,12 +232,12 @@ def run_layer(layer: Layer) -> NoReturn:
     job = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @job.command()
-    def _job(source: SourceOption = None, verbose: VerboseOption = False) -> None:
+    def _job(source: SourceOption = None, wait: WaitOption = 0, verbose: VerboseOption = False) -> None:
         from jobs.engine.context import start_run
         from jobs.run import run_sources
 
         console, settings, sources = Console(soft_wrap=True), load_settings(), load_sources(source)
-        with _alone(settings, "assay run", 0):
+        with _alone(settings, f"jobs/{layer}.py", wait):
             started = start_run(settings, console, verbose=verbose)
             _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
 

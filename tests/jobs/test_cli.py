@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Never
 
 import pytest
 
 from jobs import cli
+from jobs.engine.lock import exclusive
 
 PROJECT = Path(__file__).resolve().parents[2]
 ASSAY = Path(sys.executable).with_name("assay")
@@ -148,3 +150,15 @@ def test_verbose_shows_the_stack_trace_and_keeps_the_exit_code() -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("Traceback")
     assert "no source is called 'weather'" in ended.stderr
+
+
+def test_the_job_of_a_layer_waits_for_another_run_as_long_as_it_is_told(tmp_path: Path) -> None:
+    def no_database() -> Never:
+        raise AssertionError("a local lakehouse needs no database to be locked")
+
+    environment = os.environ | {"ASSAY_LAKEHOUSE": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+    with exclusive(str(tmp_path), "assay run", database=no_database):
+        command = [sys.executable, "jobs/bronze.py", "--wait", "0.1"]
+        ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "wait for it, or: jobs/bronze.py --wait 600\n" in ended.stderr
