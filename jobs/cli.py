@@ -141,21 +141,18 @@ def replay(
     """Send quarantined rows through the present rules. Example: assay replay --source credits --rule action_known"""
     from jobs.engine.context import start_run
     from jobs.publish import given_database
-    from jobs.replay import ask_replay, check_rule, preview
+    from jobs.replay import ask_replay, preview
     from jobs.run import run_sources
 
     settings, one = load_settings(), load_sources([source])[0]
     given_database(settings)
     console = Console(stderr=as_json, soft_wrap=True)
     if dry_run:
-        started = start_run(settings, console, quiet=as_json, verbose=verbose)
-        check_rule(started, one, rule)
-        found = preview(started, one, rule, batch)
+        found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)
         print(json.dumps(found.as_json(), indent=2) if as_json else found.as_text(source))
         return
     with _alone(settings, "assay replay", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
-        check_rule(started, one, rule)
         if ask_replay(started, one, rule, batch) is None:
             print(json.dumps({"rows": 0}) if as_json else f"{source}: no such rows are in quarantine; nothing to do")
         else:

@@ -106,7 +106,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     target, kept = _releases(run, report)
     _trim(run, target, report)
     moved: dict[str, tuple[int, int]] = {}
-    states = {path: state for path, state in run.ledger.table_states().items() if _is_founded(run, state)}
+    founded = [state for state in run.ledger.table_states().values() if _is_founded(run, state)]
 
     def compact(path: str) -> TableWork:
         before = run.lake.version(path)
@@ -122,7 +122,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     with ThreadPoolExecutor(max_workers=_TABLES_AT_ONCE) as pool:
         with session_settings(run.spark, _OPTIMIZE):
             report.tables += pool.map(compact, _tables(run))
-        _carry_over(run, states.values(), moved)
+        _carry_over(run, founded, moved)
         if target and not dry_run:
             _bring_documents(run, sources, target, moved)
         with any_version(run.spark), session_settings(run.spark, _VACUUM):
@@ -231,8 +231,9 @@ def _keep_log(run: Run, path: str, kept: Kept) -> None:
 
 def _is_founded(run: Run, state: TableState) -> bool:
     """Whether a table is younger than all that it was computed from; after it was compacted, any table would be."""
-    made = [path for path in state.inputs if run.lake.exists(path) and run.lake.exists(state.table_name)]
-    return all(run.lake.was_made_before(path, state.table_name) for path in made)
+    if not run.lake.exists(state.table_name):
+        return True
+    return all(run.lake.was_made_before(path, state.table_name) for path in state.inputs if run.lake.exists(path))
 
 
 def _carry_over(run: Run, states: Iterable[TableState], moved: Mapping[str, tuple[int, int]]) -> None:

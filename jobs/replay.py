@@ -55,7 +55,11 @@ def check_rule(run: Run, source: Source, rule: str | None) -> None:
 
 
 def ask_replay(run: Run, source: Source, rule: str | None, batch: int | None) -> Request | None:
-    """Writes down that quarantined rows are to be replayed; None if there are none of that rule and batch."""
+    """Writes down that quarantined rows are to be replayed; None if there are none of that rule and batch.
+
+    Raises ConfigurationError for a rule that there is not.
+    """
+    check_rule(run, source, rule)
     _refuse_unfinished(run, source)
     found: set[int] = set()
     for table in source.parsed_tables:
@@ -77,6 +81,7 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:
     """What `ask_replay` and the run after it would do; writes nothing."""
+    check_rule(run, source, rule)
     result = Preview()
     for table in source.parsed_tables:
         rows = _quarantined(run, source, table, rule, batch)

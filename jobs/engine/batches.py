@@ -126,7 +126,7 @@ class History:
         That of a file that was set aside was not, nor that of its copies, which were planned as known.
         """
         last = self.newest_batch if through is None else through
-        read = {event.content_hash for event in self.loaded(0, last)}
+        read = {event.content_hash for event in self.loaded(0, last)} if accepted else set()
         newest: dict[str, FileEvent] = {}
         for event in self._decided.values():
             is_read = event.status != "rejected" and event.content_hash in read

@@ -150,20 +150,20 @@ class Lakehouse:
 
     def overwrite(self, frame: DataFrame, table: str) -> int:
         """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
-        before = self.version(table)
-        if before is not None and (now := delta_log.overwrite(frame, self._log(table), before)) is not None:
-            return now
         # Such a table is read whole: no values of its rows in the log.
-        writer = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
-        return self._write(_replacing(writer, before is not None), table)
+        write = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
+        self._replace_all(frame, write, table, self._snapshot(table))
+        return self._newest(table)
 
     def replace(self, frame: DataFrame, table: str, where: str) -> int:
         """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
-        return self._write(_replacing_rows(frame.write, where), table)
+        self._save(_replacing_rows(frame.write, where), table)
+        return self._newest(table)
 
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table that is there; returns the new version."""
-        return self._write(frame.write.mode("append"), table)
+        self._save(frame.write.mode("append"), table)
+        return self._newest(table)
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
@@ -182,8 +182,18 @@ class Lakehouse:
             scratch = hadoop_path(self.spark, path)
             scratch.getFileSystem(hadoop_configuration(self.spark)).delete(scratch, True)
 
-    def _write(self, writer: DataFrameWriter, table: str) -> int:
-        writer.format("delta").save(self.path(table))
+    def _save(self, write: DataFrameWriter, table: str) -> None:
+        write.format("delta").save(self.path(table))
+
+    def _replace_all(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> None:
+        """Replaces the rows of snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer,
+        number), if the write is to have one, as `write` has then.
+        """
+        is_there = before.version() >= 0
+        if not is_there or delta_log.overwrite(frame, self._log(table), before.version(), *once) is None:
+            self._save(_replacing(write, is_there), table)
+
+    def _newest(self, table: str) -> int:
         version = self.version(table)
         assert version is not None
         return version
@@ -201,20 +211,15 @@ class Lakehouse:
         before = self._snapshot(table)
         if delta_log.numbers(before).get(writer, 0) >= number:
             return False
-        write = frame.write.options(txnAppId=writer, txnVersion=str(number))
-        is_there, is_written = before.version() >= 0, None
+        write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
         if is_there and (mode == "append" or where is not None):
             _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
-            write = write.mode("append").option("mergeSchema", "true")
+            self._save(write.mode("append").option("mergeSchema", "true"), table)
         elif where is not None and is_there:
-            write = _replacing_rows(write, where)
+            self._save(_replacing_rows(write, where), table)
         else:
-            write = _replacing(write, is_there)
-            if is_there:
-                is_written = delta_log.overwrite(frame, self._log(table), before.version(), writer, number)
-        if is_written is None:
-            write.format("delta").save(self.path(table))
+            self._replace_all(frame, write, table, before, writer, number)
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",

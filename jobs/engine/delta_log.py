@@ -19,7 +19,7 @@ _FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many
 
 
 def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
-    """Replaces all rows of a table that is at `version` by `frame`; returns the new version, the same if it had none.
+    """Replaces all rows of a table that is at `version` by `frame`; returns the version that it has then.
 
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
     `version`, has other columns, or if its files are many or not known.

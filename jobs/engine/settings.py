@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -16,6 +15,7 @@ from pydantic_settings import (
 
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import PROJECT
+from jobs.engine.yaml_files import read_yaml
 
 SETTINGS_FILE = "conf/assay.yaml"
 MOST_DAYS = 36_500  # a hundred years: of some thousand, there would be no day to keep from
@@ -100,13 +100,9 @@ def load_settings() -> Settings:
 def _read_settings_file() -> dict[str, Any]:
     """What the file sets; nothing if there is none."""
     try:
-        found = yaml.safe_load((PROJECT / SETTINGS_FILE).read_text(encoding="utf-8"))
+        found = read_yaml(PROJECT / SETTINGS_FILE, SETTINGS_FILE)
     except FileNotFoundError:
         return {}
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{SETTINGS_FILE}: expected text in UTF-8: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{SETTINGS_FILE}: not valid YAML: {error}") from None
     if found is not None and not (isinstance(found, dict) and all(isinstance(key, str) for key in found)):
         raise ConfigurationError(f"{SETTINGS_FILE}: expected lines of `setting: value`, e.g. `landing: data/landing`")
     return found or {}

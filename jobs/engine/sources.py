@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pyspark.sql import DataFrame
 
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import PROJECT
 from jobs.engine.versions import WAY_OF_HASHING
+from jobs.engine.yaml_files import read_yaml
 
 SOURCES_FOLDER = Path("conf/sources")
 Transform = Callable[..., DataFrame]
@@ -426,10 +426,7 @@ def input_names(function: Transform) -> list[str]:
 
 def _load(file: Path) -> Source:
     place = SOURCES_FOLDER / file.name
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{place}: not valid YAML: {error}") from None
+    content = read_yaml(file, str(place))
     if not isinstance(content, dict):
         raise ConfigurationError(f"{place}: expected keys such as landing, format, tables; found {content!r}")
     try:

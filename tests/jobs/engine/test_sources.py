@@ -22,7 +22,7 @@ VALID: dict[str, Any] = {
 
 def load(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     (folder / "conf/sources").mkdir(parents=True)
-    (folder / "conf/sources/things.yaml").write_text(content)
+    (folder / "conf/sources/things.yaml").write_bytes(content.encode("utf-8", "surrogateescape"))
     monkeypatch.setattr(sources, "PROJECT", folder)
     load_sources()
 
@@ -122,6 +122,7 @@ def several(**keys: Any) -> str:
             "documents.papers: slice_by: expected its key (id), found 'day'",
         ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
+        ("landing: caf\udce9", "conf/sources/things.yaml: expected text in UTF-8"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),
     ],
 )
