@@ -302,8 +302,12 @@ def _write_sample(settings: Settings, source: str, rows: int, seed: int, console
             raise ConfigurationError(f"{source} has no sample data", hint)
         console.print(f"sample {source}: there is none", highlight=False)
         return
-    counts = importlib.import_module(module).write(folder, rows=rows, seed=seed)
-    console.print(f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}", highlight=False)
+    try:
+        counts = importlib.import_module(module).write(folder, rows=rows, seed=seed)
+    except ValueError as error:  # how many rows there can be depends on the source
+        raise ConfigurationError(f"sample {source}: {error}") from None
+    said = f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}"
+    console.print(said, highlight=False, markup=False)
 
 
 def _landing_folder(settings: Settings, source: str) -> Path:

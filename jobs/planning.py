@@ -70,8 +70,9 @@ class SourcePlan:
 class PublishPlan:
     """Tables that the next run would publish, and those that it may: if their rows turn out to differ.
 
-    `release` is the number that the next release gets; None if `unknown` says why the last one cannot be seen. Nothing
-    would be published if the last one `is_foreign`: from another lakehouse.
+    `files` are the exports and folders of documents that are not what Postgres shows; those of tables that are to be
+    computed anew are not known yet. `release` is the number that the next release gets; None if `unknown` says why the
+    last one cannot be seen. Nothing would be published if the last one `is_foreign`: from another lakehouse.
     """
 
     release: int | None = None
@@ -79,6 +80,7 @@ class PublishPlan:
     will: list[PlannedTable] = field(default_factory=list)
     may: list[PlannedTable] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     is_foreign: bool = False
 
 
@@ -96,7 +98,8 @@ class Plan:
         has_work = any(
             s.read or s.delivered_again or s.set_aside or s.unfinished or s.requests or s.refresh for s in found
         )
-        return not (has_work or self.publish.will or self.publish.may or self.publish.is_foreign)
+        publish = self.publish
+        return not (has_work or publish.will or publish.may or publish.files or publish.is_foreign)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -121,12 +124,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class _LastRelease:
-    """What Postgres holds, by table; `unknown` says why that cannot be seen. `number` is the next release's."""
+    """What Postgres holds, by table; `unknown` says why that cannot be seen. `number` is the next release's.
+
+    `documents` are the versions that go with it.
+    """
 
     tables: dict[str, ReleasedTable]
     number: int | None = None
     unknown: str | None = None
     is_foreign: bool = False
+    documents: dict[postgres.DocumentName, int] = field(default_factory=dict)
 
 
 def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
@@ -272,7 +279,12 @@ def _last_release(run: Run) -> _LastRelease:
                 "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"
             ).fetchone()
             is_foreign = postgres.is_of_another(connection, run.ledger.identity())
-            return _LastRelease(postgres.published(connection), number[0] if number else None, is_foreign=is_foreign)
+            return _LastRelease(
+                postgres.published(connection),
+                number[0] if number else None,
+                is_foreign=is_foreign,
+                documents=postgres.published_documents(connection),
+            )
     except AssayError as error:
         return _LastRelease({}, None, error.message)
 
@@ -304,6 +316,12 @@ def _plan_publishing(
             planned.will.append(PlannedTable(name, "its rows are not those of the last release"))
         else:
             planned.unchanged.append(name)
+    if not last.unknown:
+        shown = publish.newest(run, source)
+        if is_held_back and is_certain:
+            shown = publish.shown_of(source, last.tables, last.documents)
+        behind = publish.files_behind(run, source, shown)
+        planned.files += [file for name, file in behind.items() if gold.gold_table(source, name) not in refreshed]
 
 
 def _publications(run: Run, source: Source, refreshed: dict[str, str]) -> list[Publication]:
@@ -378,4 +396,6 @@ def _publish_lines(plan: PublishPlan) -> list[str]:
         else:
             lines.append(line("may publish", f"{len(plan.may)} tables {release}"))
         lines += _grouped("", plan.may)
+    if plan.files:
+        lines.append(line("would write", f"below the output folder: {some(plan.files)}"))
     return lines

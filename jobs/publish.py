@@ -296,7 +296,8 @@ def shown_of(source: Source, released: Mapping[str, ReleasedTable], documents_of
     names = {name: f"{table.schema_}.{name}" for name, table in source.publish.items()}
     found = {name: released[full] for name, full in names.items() if full in released}
     tables = {name: (table.delta_version, table.checksum) for name, table in found.items()}
-    return Shown(tables, {name: version for (owner, name), version in documents_of.items() if owner == source.name})
+    names_of = {name: (source.name, name) for name in source.documents}
+    return Shown(tables, {name: documents_of[owned] for name, owned in names_of.items() if owned in documents_of})
 
 
 def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) -> list[str]:
@@ -384,25 +385,49 @@ def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> Non
             )
 
 
+def files_behind(run: Run, source: Source, shown: Shown) -> dict[str, str]:
+    """The exports and folders of documents, below the output folder, that `write_files` would write: by gold table."""
+    behind = {name: f"exports/{source.exports[name].file}" for name in _exports_behind(run, source, shown)}
+    for name, version in shown.documents.items():
+        document, table, checksum = source.documents[name], gold_table(source, name), _checksum(shown, name)
+        if not documents.is_current(run.lake, table, version, document, run.settings.output, checksum):
+            behind[name] = f"{document.folder}/"
+    return behind
+
+
+def _exports_behind(run: Run, source: Source, shown: Shown) -> list[str]:
+    declared = {name: export for name, export in source.exports.items() if name in shown.tables}
+    return [
+        name
+        for name, export in declared.items()
+        if not exports.is_current(run.spark, _exports_folder(run), export, shown.tables[name][1])
+    ]
+
+
+def _exports_folder(run: Run) -> str:
+    return f"{run.settings.output.rstrip('/')}/exports"
+
+
 def _export(run: Run, source: Source, shown: Shown) -> None:
-    folder = f"{run.settings.output.rstrip('/')}/exports"
-    for name, export in source.exports.items():
-        if name in shown.tables:
-            version, checksum = shown.tables[name]
-            if not exports.is_current(run.spark, folder, export, checksum):
-                exports.write(run.lake.read(gold_table(source, name), version), folder, export, checksum)
+    for name in _exports_behind(run, source, shown):
+        version, checksum = shown.tables[name]
+        frame = run.lake.read(gold_table(source, name), version)
+        exports.write(frame, _exports_folder(run), source.exports[name], checksum)
+
+
+def _checksum(shown: Shown, document: str) -> str | None:
+    """That of the rows that documents are made from; a release records it of published tables only."""
+    return shown.tables[document][1] if document in shown.tables else None
 
 
 def _write_documents(run: Run, source: Source, shown: Shown) -> list[str]:
-    said = []
-    for name, document in source.documents.items():
-        if name in shown.documents:
-            table, version = gold_table(source, name), shown.documents[name]
-            # A release does not record it of documents.
-            _, checksum = shown.tables.get(name, (version, None))
-            counts = documents.write(run.lake, table, version, document, run.settings.output, checksum)
-            if any(counts):
-                said.append(f"{document.folder}/: {counts[0]:,} files brought up to date, {counts[1]:,} removed")
+    said, output = [], run.settings.output
+    for name, version in shown.documents.items():
+        document = source.documents[name]
+        table, checksum = gold_table(source, name), _checksum(shown, name)
+        counts = documents.write(run.lake, table, version, document, output, checksum)
+        if any(counts):
+            said.append(f"{document.folder}/: {counts[0]:,} files brought up to date, {counts[1]:,} removed")
     return said
 
 

@@ -34,6 +34,13 @@ def folder_of(output: str, document: Document) -> Path:
     return root / document.folder
 
 
+def is_current(
+    lake: Lakehouse, table: str, version: int, document: Document, output: str, checksum: str | None
+) -> bool:
+    """Whether the files are from that version of a gold table, by the hidden file beside them, as `write` reads it."""
+    return _is_from(_origin(_mark(folder_of(output, document), document)), lake.identity(table), version, checksum)
+
+
 def write(
     lake: Lakehouse, table: str, version: int, document: Document, output: str, checksum: str | None
 ) -> tuple[int, int]:
@@ -46,10 +53,9 @@ def write(
     Without one, Assay owns a folder in which no file is named as they are.
     """
     folder = folder_of(output, document)
-    mark, identity = folder / f".{document.prefix}documents", lake.identity(table)
-    is_marked = mark.exists()
-    written = mark.read_text(encoding="utf-8", errors="replace").split() if is_marked else []
-    if len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]:
+    mark, identity = _mark(folder, document), lake.identity(table)
+    is_marked, written = mark.exists(), _origin(mark)
+    if _is_from(written, identity, version, checksum):
         return 0, 0
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shown, counts = lake.read(table, version), (0, 0)
@@ -67,6 +73,19 @@ def write(
         counts = _bring(rows, folder, document)
     _replace(mark, f"{identity} {version} {checksum}")
     return counts
+
+
+def _mark(folder: Path, document: Document) -> Path:
+    return folder / f".{document.prefix}documents"
+
+
+def _origin(mark: Path) -> list[str]:
+    """What the hidden file says; nothing, if there is none."""
+    return mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
+
+
+def _is_from(written: Sequence[str], identity: str, version: int, checksum: str | None) -> bool:
+    return len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]
 
 
 def _texts(rows: DataFrame, document: Document) -> DataFrame:

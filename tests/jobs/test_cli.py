@@ -81,6 +81,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
+        (["sample", "--source", "members", "--rows", "150"], {}, "sample members: rows must be from 200 to 50,000,000"),
     ],
 )
 def test_wrong_usage_or_configuration_ends_with_2_and_says_what(
@@ -99,13 +100,13 @@ def test_a_host_without_its_password_is_refused_before_anything_is_read(tmp_path
 
 
 def test_sample_writes_what_it_says_and_the_same_again(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
+    for folder in ("one", "two [/b]"):
         made = assay("sample", "--source", "contacts", "--rows", "200", ASSAY_LANDING=str(tmp_path / folder))
         assert made.returncode == 0
         assert "sample contacts: 200 lines in 15 files" in made.stdout
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert len(files) == 15
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two [/b]" / file).read_bytes() for file in files)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What `assay plan` says is what the run then does, and saying it changes nothing."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from jobs.engine.sources import Source, load_sources
 from jobs.planning import Plan, plan_sources
 from jobs.run import run_sources
 from tests.lab import Lab, with_gold
+from tests.test_end_to_end import BASE
 from tests.test_end_to_end_interactions import COUNTS
 from tests.test_end_to_end_members import ANN, BOB, CYD, entry
 from tests.test_end_to_end_replay import relaxed
@@ -225,6 +228,29 @@ def test_a_plan_names_what_a_crash_left(lab: Lab, members: Source) -> None:
     fourth = plan_then_run(lab, mended)
     assert fourth.sources[0].requests == ["replay 5 was asked for (batches 3, rule created_at_readable)"]
     assert reasons(fourth)["silver/members/member_entries"] == fourth.sources[0].requests[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "table", "content", "files"),
+    [
+        ("members", "member_documents", entry(ANN), "processed/"),
+        ("contacts", "counselor_daily_cases", json.dumps(BASE) + "\n", "exports/counselor_daily_cases.csv"),
+    ],
+)
+def test_a_plan_names_files_that_the_run_would_write_again(
+    lab: Lab, source: str, table: str, content: str, files: str
+) -> None:
+    declared = with_gold(source, table)
+    lab.land(f"{source}/a.{'log' if source == 'members' else 'jsonl'}", content)
+    assert plan_then_run(lab, declared).publish.files == []
+    assert planned(lab, declared).is_empty
+
+    shutil.rmtree(lab.output / files.split("/")[0])
+    plan = plan_then_run(lab, declared)
+    assert plan.publish.files == [files]
+    assert f"would write      below the output folder: {files}" in plan.as_text()
+    assert (lab.output / files).exists()
+    assert planned(lab, declared).is_empty
 
 
 def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each_other(lab: Lab) -> None:
