@@ -11,11 +11,14 @@ BIN := .venv/bin
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
 
-setup: .venv/.ready  ## Python packages and jars, into this folder only
+setup: .jars/classes.jsa  ## Python packages and jars, into this folder only
 
 .venv/.ready: requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh
 	@PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
 	@touch $@
+
+.jars/classes.jsa: .venv/.ready
+	@$(BIN)/python -m scripts.class_archive
 
 run: setup  ## all sources on sample data (or on what the landing folder holds), raw to Postgres
 	@$(BIN)/assay run --sample-if-empty || [ $$? -eq 3 ]  # 3: done, but a raw file was set aside (the sample has one)

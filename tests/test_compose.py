@@ -200,7 +200,7 @@ def ignore_rules(path: Path) -> tuple[set[str], list[str]]:
 
 
 def test_the_image_has_all_that_set_up_needs_before_it_runs(services: dict[str, dict[str, Any]]) -> None:
-    before, _, after = dockerfile(services).read_text().partition(" make setup && ")
+    before, _, after = dockerfile(services).read_text().partition(" make .venv/.ready && ")
     assert after
     rule = re.search(r"^\.venv/\.ready: (.+)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())

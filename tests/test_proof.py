@@ -7,13 +7,14 @@ import psycopg
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.engine import embedded
+from jobs.engine import delta, embedded
 from jobs.engine.database import Database
 from jobs.engine.sources import load_sources
 from scripts.proof.crash import Bench, finish, roll_back
 from scripts.proof.dirt import feed
 from scripts.proof.outages import KB, fill_disk, may_mount, stop_postgres_at
 from scripts.proof.polls import Polls, look, polling
+from scripts.proof.sequences import try_sequence
 from scripts.proof.world import World, differences
 
 
@@ -74,6 +75,18 @@ def test_a_difference_would_be_seen() -> None:
         "b: 2 rows expected, missing found",
         "c: missing expected, 3 rows found",
     ]
+
+
+def test_random_deliveries_end_as_in_a_new_lakehouse(
+    tmp_path: Path, spark: SparkSession, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FEW_BYTES", 0), ("_LARGEST_CHANGE", 1 << 30)):
+        monkeypatch.setattr(delta, name, value)
+    found = try_sequence(load_sources(["signups"])[0], 2, 4, tmp_path, embedded.start(server))
+    assert found.differences == []
+    assert found.rows > 50
+    assert [step for step in found.done if "without" in step]
+    assert [step for step in found.done if step.startswith("a run: release")]
 
 
 @pytest.mark.parametrize("source", ["members", "interactions"])

@@ -39,7 +39,8 @@ RESULTS_DEPEND_ON = {
 JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
 # Of a run, or of a master or worker that scripts/cluster.sh started.
 _LOG_NAME = re.compile(r"spark-[\w-]+\.log")
-_COLLECTOR = re.compile(r"-XX:\+Use\w+GC\b")
+# Java starts with one collector, and reads an archive of classes or writes one.
+_ONLY_ONE = re.compile(r"-XX:\+Use\w+GC\b"), re.compile(r"-XX:(ArchiveClassesAtExit|SharedArchiveFile)=.*")
 
 
 def start_session(
@@ -103,13 +104,15 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
     arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
-    # As a URI, as Java's options end at a blank and the folder's name may have one.
-    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/")
+    # The folder's name may have a blank, at which Java's options end: so the one as a URI, and the other quoted.
+    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/").split()
+    usual = [re.sub(r"(?<==)\.jars/.*", lambda file: shlex.quote(f"{PROJECT}/{file[0]}"), option) for option in usual]
     own = spark_settings.get(JAVA_OPTIONS, "")
-    if _COLLECTOR.search(own):  # Java does not start with two
-        usual = _COLLECTOR.sub("", usual)
+    for alternatives in _ONLY_ONE:
+        if alternatives.search(own):
+            usual = [option for option in usual if not alternatives.fullmatch(option)]
     settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
-    settings[JAVA_OPTIONS] = " ".join([*usual.split(), *own.split()])
+    settings[JAVA_OPTIONS] = " ".join([*usual, *own.split()])
     for key, value in settings.items():
         arguments += ["--conf", f"{key}={value}"]
     return [*arguments, "pyspark-shell"]

@@ -153,8 +153,11 @@ def _workbook_cells(chance: random.Random, content: bytes) -> bytes:
 # -- files --
 
 
-def damaged_files(source: str, count: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes]]:
-    """`count` names and contents: pieces of the source's sample, each damaged once or twice, some compressed again."""
+def damaged_files(source: str, count: int, seed: int, folder: Path, share: float = 1.0) -> Iterator[tuple[str, bytes]]:
+    """`count` names and contents: pieces of the source's sample, each damaged once or twice, some compressed again.
+
+    With a `share`, so many of them are damaged (0 to 1), the others are as they were.
+    """
     chance = random.Random(f"{source} {seed}")
     importlib.import_module(f"scripts.samples.{source}").write(folder, rows=1_000, seed=seed)
     samples = [file for file in sorted(folder.iterdir()) if file.stat().st_size]
@@ -162,14 +165,18 @@ def damaged_files(source: str, count: int, seed: int, folder: Path) -> Iterator[
         sample = chance.choice(samples)
         stem, ending = sample.name.split(".", 1)
         content = sample.read_bytes()
+        is_damaged = chance.random() < share
         if ending.endswith("xlsx"):
             of_workbook: Damage = chance.choice([_flip, _cut_end, _workbook_cells, _workbook_cells])
-            yield f"{stem}-{number:03d}.{ending}", of_workbook(chance, content)
+            yield f"{stem}-{number:03d}.{ending}", of_workbook(chance, content) if is_damaged else content
             continue
         content = _piece(chance, _uncompressed(sample.name, content))
+        ending = ending.removesuffix(".gz").removesuffix(".bz2")
+        if not is_damaged:
+            yield f"{stem}-{number:03d}.{ending}", content
+            continue
         for damage in chance.sample(DAMAGES, chance.randint(1, 2)):
             content = damage(chance, content)
-        ending = ending.removesuffix(".gz").removesuffix(".bz2")
         compression = chance.random()
         if compression < 0.1:
             content, ending = gzip.compress(content, mtime=0), f"{ending}.gz"

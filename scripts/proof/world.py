@@ -157,7 +157,7 @@ class World:
 
     def state(self, spark: SparkSession) -> State:
         """A fingerprint of every table, file and account: the same for worlds that hold the same."""
-        return {**self._lakehouse(spark), **self.published(), **self._ops(), **self._files()}
+        return {**self._lakehouse(spark), **self.published(), **self._ops(), **self.files()}
 
     def _lakehouse(self, spark: SparkSession) -> State:
         def content(table: Path) -> str:
@@ -189,7 +189,8 @@ class World:
             queries = {"accounts": _ACCOUNTS, "rejected files": rejected, "staging tables left": staging}
             return {name: _content(connection, query, "t::text") for name, query in queries.items()}
 
-    def _files(self) -> State:
+    def files(self) -> State:
+        """The same of exports and documents."""
         output = self.folder / "output"
         files = [file for file in sorted(output.rglob("*")) if file.is_file() and not file.name.startswith(".")]
         return {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,6 +1,7 @@
 """Before Java starts: whether there is so little to do that a lighter JVM does it sooner."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,19 @@ def test_own_options_come_last_and_an_own_collector_is_the_only_one(own: str, co
     assert options.endswith(own)
 
 
+def test_java_reads_no_classes_where_it_is_to_write_some() -> None:
+    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: "-XX:ArchiveClassesAtExit=new.jsa"})
+    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    assert "SharedArchiveFile" not in options
+    assert options.endswith(" -XX:ArchiveClassesAtExit=new.jsa")
+
+
 def test_the_project_may_be_in_a_folder_with_a_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my assay").symlink_to(PROJECT)
     monkeypatch.setattr(session, "PROJECT", tmp_path / "my assay")
     arguments = _submit_arguments("local[2]", {})
     options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
-    assert all(word.startswith("-") for word in options.split())
+    words = shlex.split(options)
+    assert all(word.startswith("-") for word in words)
+    assert f"-XX:SharedArchiveFile={tmp_path}/my assay/.jars/classes.jsa" in words
     assert f"-Dlog4j2.configurationFile={tmp_path.as_uri()}/my%20assay/conf/log4j2.properties" in options

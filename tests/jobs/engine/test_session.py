@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from pyspark.sql import SparkSession
 
 from jobs.engine.database import Database
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.session import PROJECT, RESULTS_DEPEND_ON, _opened, session_settings, start_session
+from jobs.engine.session import (
+    JAVA_OPTIONS,
+    PROJECT,
+    RESULTS_DEPEND_ON,
+    _default,
+    _opened,
+    jvm,
+    session_settings,
+    start_session,
+)
 from tests.lab import Place
 
 _OTHERWISE = {"UTC": "Asia/Tokyo", "true": "false", "false": "true"}
@@ -42,6 +52,24 @@ def umask() -> Iterator[None]:
 
 def modes(*paths: Path) -> list[int]:
     return [path.stat().st_mode & 0o777 for path in paths]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files a process has mapped")
+def test_a_session_has_the_classes_that_make_setup_kept(spark: SparkSession) -> None:
+    maps = Path(f"/proc/{jvm(spark).java.lang.ProcessHandle.current().pid()}/maps")
+    assert f"{PROJECT}/.jars/classes.jsa" in maps.read_text()
+
+
+def test_java_starts_without_a_word_where_no_classes_are_kept_or_those_of_another(tmp_path: Path) -> None:
+    options = _default(PROJECT / "conf/spark-defaults.conf", JAVA_OPTIONS).replace(".jars/", f"{tmp_path}/").split()
+    archive = tmp_path / "classes.jsa"
+    for content in (None, b"", b"of another Java" * 1_000):
+        if content is not None:
+            archive.write_bytes(content)
+        java = Path(os.environ["JAVA_HOME"]) / "bin/java" if "JAVA_HOME" in os.environ else "java"
+        started = subprocess.run([java, *options, "--version"], capture_output=True, text=True, timeout=60)
+        assert (started.returncode, started.stderr) == (0, "")
+        assert "cds" not in started.stdout
 
 
 def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: SparkSession) -> None:
