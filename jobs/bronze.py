@@ -98,6 +98,14 @@ def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id
     ]
 
 
+def to_read(
+    source: Source, files: Sequence[FileEvent], unread: Sequence[str], listed: Sequence[LandingFile]
+) -> list[FileEvent]:
+    """The files of a batch less those that were taken away after all their rows came to bronze: they count as read."""
+    there = {file.path for file in listed}
+    return [e for e in files if e.source_file in there or any(raw in unread for raw in _tables_in(source, e))]
+
+
 def no_longer_as_planned(
     files: Sequence[FileEvent], listed: Sequence[LandingFile], reason: str = CHANGED
 ) -> list[FileEvent]:
@@ -168,14 +176,16 @@ def _append(
 ) -> list[FileEvent]:
     """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
     root, _ = _landing(run, source)
-    files = _without_changed(run, source, files, CHANGED, report)
+    wanted = to_read(source, files, raw_tables, listing(run, source))
+    read = [file for file in files if file not in wanted]
+    files = _without_changed(run, source, wanted, CHANGED, report)
     books = [file.source_file for file in files if source.is_workbook(file.source_file)]
     if books:
         unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
         files = _without(run, source, files, unfit, report)
     for raw in raw_tables:
         files = _append_to(run, source, raw, batch_id, files, report)
-    return _without_changed(run, source, files, CHANGED_MEANWHILE, report)
+    return [*read, *_without_changed(run, source, files, CHANGED_MEANWHILE, report)]
 
 
 def _without_changed(

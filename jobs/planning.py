@@ -9,6 +9,8 @@ when it is read, a rule may fail the run, and a table that is computed anew may 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from py4j.protocol import Py4JJavaError
+
 from jobs import bronze, gold, publish, silver
 from jobs.engine import documents, embedded, postgres
 from jobs.engine.batches import FileEvent, History, Request
@@ -81,6 +83,7 @@ class PublishPlan:
     may: list[PlannedTable] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    files_unknown: str | None = None
     is_foreign: bool = False
 
 
@@ -182,10 +185,10 @@ def _unfinished(
     if bronze.finished_batch(run, source) >= batch_id:
         return None, before
     files = [event for event in before.batch(batch_id) if event.status == "loaded"]
-    is_read = not bronze.unread_tables(run, source, files, batch_id)
-    changed = [] if is_read else bronze.no_longer_as_planned(files, listed)
+    unread = bronze.unread_tables(run, source, files, batch_id)
+    changed = bronze.no_longer_as_planned(bronze.to_read(source, files, unread, listed), listed) if unread else []
     gone = {event.source_file for event in changed}
-    left = [PlannedFile(e.source_file, e.size, "planned") for e in files if not is_read and e.source_file not in gone]
+    left = [PlannedFile(e.source_file, e.size, "planned") for e in files if unread and e.source_file not in gone]
     set_aside = [PlannedFile(e.source_file, e.size, bronze.CHANGED) for e in files if e.source_file in gone]
     planned_at = run.ledger.planned_at(source.name, batch_id)
     return UnfinishedBatch(batch_id, planned_at, left, set_aside), before.followed_by(changed)
@@ -227,22 +230,22 @@ def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) 
     if not any(has_bronze.values()):
         return changing
     for table, raw in source.parsed_tables.items():
-        target, writer = silver.silver_table(source, table), silver.silver_writer(source, table)
-        if not has_bronze[raw]:
-            if not run.lake.exists(target):
-                changing.add(target)
-                planned.refresh.append(PlannedTable(target, "no file yet: made without rows"))
-            continue
-        done, reasons = run.lake.written_through(target, writer), []
-        while scope := silver.next_scope(source, table, after, done, after.newest_planned):
+        target, reasons = silver.silver_table(source, table), []
+        done, quarantined = silver.done_through(run, source, table)
+        while has_bronze[raw] and (
+            scope := silver.next_scope(source, table, after, done, after.newest_planned, quarantined)
+        ):
             reasons.append(_why(source, table, scope, done))
             if scope.request and (asked := _request(scope.request)) not in planned.requests:
                 planned.requests.append(asked)
             done = scope.through
         if reasons:
+            changing.add(silver.quarantine_table(source, table))
+        elif not run.lake.exists(target):
+            reasons.append("no file yet: made without rows")
+        if reasons:
             changing.add(target)
             planned.refresh.append(PlannedTable(target, "; ".join(reasons)))
-            changing.add(silver.quarantine_table(source, table))
     return changing
 
 
@@ -320,7 +323,10 @@ def _plan_publishing(
         shown = publish.newest(run, source)
         if is_held_back and is_certain:
             shown = publish.shown_of(source, last.tables, last.documents)
-        behind = publish.files_behind(run, source, shown)
+        try:
+            behind = publish.files_behind(run, source, shown)
+        except (OSError, Py4JJavaError) as error:
+            behind, planned.files_unknown = {}, type(error).__name__
         planned.files += [file for name, file in behind.items() if gold.gold_table(source, name) not in refreshed]
 
 
@@ -398,4 +404,6 @@ def _publish_lines(plan: PublishPlan) -> list[str]:
         lines += _grouped("", plan.may)
     if plan.files:
         lines.append(line("would write", f"below the output folder: {some(plan.files)}"))
+    if plan.files_unknown:
+        lines.append(line("may write", f"exports and documents, which cannot be looked at ({plan.files_unknown})"))
     return lines

@@ -29,7 +29,7 @@ from jobs.engine.postgres import DocumentName, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
-from jobs.engine.versions import any_version, together
+from jobs.engine.versions import any_version, is_gone, together
 from jobs.gold import gold_table
 from jobs.silver import quarantine_table, silver_table, silver_writer
 
@@ -51,6 +51,9 @@ _OPS_TABLES = {
 
 _SYSTEM_SAYS = re.compile(
     r"\[Errno (\d+)\]|Permission denied|Parent path is not a directory|Mkdirs failed to create|Read-only file system"
+)
+_ROLL_BACK = (
+    "assay rollback to the newest release, or to another one whose versions are there (assay releases lists them)"
 )
 _REFUSED = "rows of this release do not fit its key or another constraint; nothing was published"
 _WHY_REFUSED = (
@@ -313,6 +316,9 @@ def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) 
         done = f"release {release_id} is published" if release_id else "what is published stays as it was"
         known = error if isinstance(error, AssayError) else explained(error)
         why, way_out = (known.message, known.hint) if known else (_why_unwritten(error), None)
+        if isinstance(error, (PySparkException, Py4JJavaError)) and is_gone(error):
+            # Only of what a rollback has left to be shown: the newest version is always there.
+            why, way_out = f"the version of gold that {source.name} shows is gone", _ROLL_BACK
         raise AssayError(
             f"{done}; files below {run.settings.output} could not be written: {why}",
             way_out or "mend the folder (ASSAY_OUTPUT), then run again: the next run writes them",

@@ -167,15 +167,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         items = [_item(run, name, declared.get(name), wanted[name], to) for name in differing]
         report.loaded = {item.full_name: (item.state.delta_version, item.state.row_count) for item in items}
         moved = [source for source in sources if any(declared[name].source is source for name in differing)]
-        documents = {
-            name: version
-            for name, version in postgres.published_documents(connection, to).items()
-            if name[0] in [source.name for source in moved]
-        }
-        for source in moved:
-            if any((source.name, name) not in documents for name in source.documents):
-                said = f"the documents of {source.name} stay as they are: release {to} does not say which it had"
-                report.notes.append(said)
+        documents = _documents(run, moved, postgres.published_documents(connection, to), report)
         if dry_run:
             for item in items:
                 _verify(item, measured(run.lake.read(item.state.table_name, item.state.delta_version)), to)
@@ -200,6 +192,26 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         report.files += publish.write_files(run, source, live, report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
+
+
+def _documents(
+    run: Run, moved: Sequence[Source], released: Mapping[postgres.DocumentName, int], report: Rollback
+) -> dict[postgres.DocumentName, int]:
+    """The versions of the sources' documents that the release had, where they are there; notes say which are not."""
+    found = {}
+    for source in moved:
+        for name in source.documents:
+            version, path = released.get((source.name, name)), gold_table(source, name)
+            why = f"release {report.to} does not say which it had"
+            if version is not None:
+                try:
+                    _version(run, path, version, report.to)
+                    found[(source.name, name)] = version
+                    continue
+                except AssayError:
+                    why = f"version {version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
+            report.notes.append(f"the documents of {source.name} stay as they are: {why}")
+    return found
 
 
 @dataclass(frozen=True)

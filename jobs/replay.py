@@ -72,11 +72,16 @@ def ask_replay(run: Run, source: Source, rule: str | None, batch: int | None) ->
 def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request | None:
     """Writes down that all rows ingested from `first` to `last` (days in UTC) are to be refined anew.
 
-    None if none were ingested then.
+    So are later batches that have duplicates: what these are duplicates of may be held back now. None if no rows were
+    ingested then.
     """
     _refuse_unfinished(run, source)
     found = run.ledger.ingested_between(source.name, first, last)
-    return run.ledger.ask(source.name, "backfill", found) if found else None
+    if not found:
+        return None
+    of_source = (F.col("source") == source.name) & (F.col("layer") == "silver") & (F.col("batch_id") > min(found))
+    later = run.ledger.accounts().where(of_source & (F.col("rows_deduplicated") > 0)).select("batch_id").distinct()
+    return run.ledger.ask(source.name, "backfill", sorted({*found, *(row["batch_id"] for row in later.collect())}))
 
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:

@@ -118,12 +118,12 @@ def refine(run: Run, source: Source) -> SilverReport | None:
         return None
     _see_to_settings(run, source)
     reports: list[SilverReport] = []
-    for table in source.parsed_tables:
-        if not run.lake.exists(bronze_table(source, source.parsed_tables[table])):
-            _make_empty(run, source, table)
-            continue
-        while scope := _scope(run, source, table):
-            reports.append(_refine(run, source, table, scope))
+    for table, raw in source.parsed_tables.items():
+        if run.lake.exists(bronze_table(source, raw)):
+            while scope := _scope(run, source, table):
+                reports.append(_refine(run, source, table, scope))
+        # Also where all files that bronze has rows of were set aside while they were read.
+        _make_empty(run, source, table)
     return reduce(SilverReport.plus, reports) if reports else None
 
 
@@ -164,7 +164,7 @@ def verify_all_parsed(run: Run, source: Source) -> None:
     # Those of no file yet have nothing to read, not even for a request; and one alone is not behind others.
     tables = [table for table, raw in source.parsed_tables.items() if run.lake.exists(bronze_table(source, raw))]
     behind = [table for table in tables if _scope(run, source, table)] if len(tables) > 1 else []
-    if behind and len(behind) < len(tables):
+    if behind and (len(behind) < len(tables) or len({done_through(run, source, table)[0] for table in tables}) > 1):
         raise AssayError(
             f"silver.{source.name}.{behind[0]} has not read what other tables of the source have",
             f"let silver come to its end first: assay run --source {source.name}",
@@ -245,9 +245,8 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
 
 def _is_quarantine_ahead(run: Run, source: Source, table: str) -> bool:
     """Whether a crash came between the two writes of a pass."""
-    quarantine, silver = quarantine_table(source, table), silver_table(source, table)
-    writer = silver_writer(source, table)
-    return run.lake.written_through(quarantine, writer) > run.lake.written_through(silver, writer)
+    done, quarantined = done_through(run, source, table)
+    return quarantined > done
 
 
 def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> DataFrame:
@@ -323,12 +322,24 @@ def _to_stage(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
 
 def _scope(run: Run, source: Source, table: str) -> Scope | None:
     """What silver has to do next for a table; None if nothing."""
-    done = run.lake.written_through(silver_table(source, table), silver_writer(source, table))
-    return next_scope(source, table, run.ledger.history(source.name), done, finished_batch(run, source))
+    done, quarantined = done_through(run, source, table)
+    return next_scope(source, table, run.ledger.history(source.name), done, finished_batch(run, source), quarantined)
 
 
-def next_scope(source: Source, table: str, history: History, done: int, finished: int) -> Scope | None:
-    """What is next for a table that has all up to batch `done`, when bronze has all up to batch `finished`."""
+def done_through(run: Run, source: Source, table: str) -> tuple[int, int]:
+    """The newest batch or request that a table has, and the newest that its quarantine has: greater after a crash."""
+    writer = silver_writer(source, table)
+    both = silver_table(source, table), quarantine_table(source, table)
+    return run.lake.written_through(both[0], writer), run.lake.written_through(both[1], writer)
+
+
+def next_scope(
+    source: Source, table: str, history: History, done: int, finished: int, quarantined: int = 0
+) -> Scope | None:
+    """What is next for a table that has all up to batch `done`, when bronze has all up to batch `finished`.
+
+    Its quarantine has all up to `quarantined`.
+    """
     declared = source.tables[table]
     # What is planned and not read yet, or is set aside in the end, takes no rows out.
     decided = of_raw_table(history, source, source.parsed_tables[table]).through(finished)
@@ -337,6 +348,10 @@ def next_scope(source: Source, table: str, history: History, done: int, finished
         request = None  # a batch before it is not in bronze yet
     through = request.batch_id - 1 if request else decided.newest_planned
     is_outdated = decided.changes_what_was_read(done)
+    if quarantined > done:
+        # A pass that a crash cut short may have made quarantine anew for what has been taken back since.
+        earlier = [decided.through(batch) for batch in range(done + 1, decided.newest_planned)]
+        is_outdated |= any(before.changes_what_was_read(done) for before in earlier)
     # Where the newest file wins, an old content that is delivered again may win anew.
     news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
     if request:  # after it, nothing would account for the rows of a file that was set aside while it was read

@@ -7,6 +7,7 @@ all of it if it is another Java or other jars: it only starts slower then. So do
 which is said and is no error.
 """
 
+import shlex
 import subprocess
 import tempfile
 import time
@@ -26,7 +27,7 @@ def make(archive: Path) -> bool:
     for old in (archive, new):
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as name:
-        folder, options = Path(name), f"{JAVA_FOR_FEW_ROWS} -XX:ArchiveClassesAtExit='{new}'"
+        folder, options = Path(name), f"{JAVA_FOR_FEW_ROWS} -XX:ArchiveClassesAtExit={shlex.quote(str(new))}"
         settings = {**FOR_FEW_ROWS, "spark.driver.memory": "1g", JAVA_OPTIONS: options}
         spark = start_session(master="local[2]", spark_settings=settings, log=folder / "log")
         java: subprocess.Popen[bytes] = spark.sparkContext._gateway.proc  # type: ignore[union-attr]
@@ -53,12 +54,16 @@ def _work(spark: SparkSession, folder: Path) -> None:
 
 
 def main() -> None:
-    started = time.monotonic()
-    if make(ARCHIVE):
+    started, why = time.monotonic(), "is the disk full?"
+    try:
+        is_made = make(ARCHIVE)
+    except Exception as error:  # whatever it is, what needs Java will say so
+        is_made, why = False, type(error).__name__
+    if is_made:
         print(f"setup: Java's classes, for quick starts, into {ARCHIVE.relative_to(PROJECT)} ", end="")
         print(f"({ARCHIVE.stat().st_size / 1e6:,.0f} MB, {time.monotonic() - started:.0f} s)")
     else:
-        print("setup: Java's classes could not be kept (is the disk full?): runs work as well, and start slower")
+        print(f"setup: Java's classes could not be kept ({why}): runs work as well, and start slower")
 
 
 if __name__ == "__main__":

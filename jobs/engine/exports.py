@@ -48,6 +48,8 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     rename = jvm(spark).org.apache.hadoop.fs.Options.Rename
     options = gateway.new_array(rename, 1)
     options[0] = rename.OVERWRITE
+    # From here until all is done it is not known what the file is from: a rollback may come before the next run.
+    file_system.delete(_mark(spark, folder, export), False)
     jvm(spark).org.apache.hadoop.fs.FileContext.getFileContext(target.toUri()).rename(part, target, options)
     stream = file_system.create(_mark(spark, folder, export), True)
     try:

@@ -112,7 +112,7 @@ def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[st
         if alternatives.search(own):
             usual = [option for option in usual if not alternatives.fullmatch(option)]
     settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
-    settings[JAVA_OPTIONS] = " ".join([*usual, *own.split()])
+    settings[JAVA_OPTIONS] = " ".join([*usual, own]).strip()
     for key, value in settings.items():
         arguments += ["--conf", f"{key}={value}"]
     return [*arguments, "pyspark-shell"]

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobs import bronze, gold, replay, silver
+from jobs import bronze, gold, publish, replay, silver
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import PostgresSettings
@@ -59,6 +59,10 @@ def planned(lab: Lab, *sources: Source) -> Plan:
     plan = plan_sources(lab.start(), sources)
     assert contents_of(lab) == before
     return plan
+
+
+def not_allowed(*_: Any) -> None:
+    raise PermissionError
 
 
 @contextmanager
@@ -252,6 +256,11 @@ def test_a_plan_names_files_that_the_run_would_write_again(
     assert f"would write      below the output folder: {files}" in plan.as_text()
     assert (lab.output / files).exists()
     assert planned(lab, declared).is_empty
+
+    # Somebody else may plan, who may not look there.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "files_behind", not_allowed)
+        assert "which cannot be looked at (PermissionError)" in planned(lab, declared).as_text()
 
 
 def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each_other(lab: Lab) -> None:

@@ -1,26 +1,29 @@
 """A run of several sources: one that fails lets the others be refined, and nothing is published."""
 
+import json
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import bronze, publish, silver
+from jobs import bronze, publish, replay, silver
 from jobs import run as run_job
 from jobs.engine.batches import FileEvent, History, Request, Status
+from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.ledger import RowAccount, TableState
+from jobs.engine.ledger import Ledger, RowAccount, TableState
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import PublishedTable, Source, load_sources
 from scripts.proof.world import entry, first_delivery
-from tests.jobs.test_planning import crashed
+from tests.jobs.test_planning import crashed, plan_then_run
 from tests.lab import Lab, forget_tables, with_gold
-from tests.test_end_to_end import line, lines
+from tests.test_end_to_end import BASE, line, lines
 from tests.test_end_to_end_replay import relaxed
 
 
@@ -127,6 +130,13 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
     assert set_aside == silver.Scope(1, 3, False, frozenset({(3, "members/a.log")}))
     rebuilt = silver.next_scope(members, table, History([*read, replaced]), 2, 3)
     assert rebuilt == silver.Scope(0, 3, True, frozenset({(1, "members/a.log")}))
+
+    # Rebuilt by a pass that a crash cut short, and then restored: quarantine has lost what the table still has.
+    restored = event("members/a.log", 4, "one", "known")
+    ahead = silver.next_scope(members, table, History([*read, replaced, restored]), 2, 4, quarantined=3)
+    assert ahead == silver.Scope(0, 4, True, frozenset({(3, "members/a.log")}))
+    even = silver.next_scope(members, table, History([*read, replaced, restored]), 2, 4, quarantined=2)
+    assert even == silver.Scope(2, 4, False, frozenset({(3, "members/a.log")}))
 
     # One that was set aside while it was read has rows in bronze, which are to be accounted for before a request.
     changed = replace(event("members/c.log", 3, "four"), status="rejected")
@@ -259,3 +269,77 @@ def test_little_is_interpreted_and_the_sessions_settings_come_back(lab: Lab, spa
         lab.run("members", until="bronze")
         assert {key: spark.conf.get(key) for key in FOR_FEW_ROWS} == compiled
     assert seen == [FOR_FEW_ROWS, compiled]
+
+
+CUSTOMERS = "Customer_Id,Occupation,Type\n1,Teacher,Retail\n"
+EVENTS = "Customers,Interaction,Date Start\n1,Email,04/10/2019 09:00\n"
+
+
+def test_a_table_of_which_all_files_were_set_aside_while_they_were_read_has_no_rows(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interactions = with_gold("interactions", "customer_channel_interactions")
+    still_written = lab.land("interactions/customers.csv", CUSTOMERS)
+    lab.land("interactions/interactions.csv", EVENTS)
+    append = bronze._append_to
+
+    def written_on(run: Run, source: Source, raw: str, *rest: Any) -> list[FileEvent]:
+        files = append(run, source, raw, *rest)
+        if raw == "customers":
+            still_written.write_text(CUSTOMERS + "2,Nurse,Retail\n")
+        return files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "_append_to", written_on)
+        first = lab.run(interactions)
+    assert [text.partition(":")[0] for text in first.set_aside] == ["interactions/customers.csv"]
+    assert first.release_id == 1
+    assert lab.table("silver/interactions/customer_records").count() == 0
+    assert lab.table("silver/interactions/interaction_records").count() == 1
+    lab.run(interactions)
+    assert lab.table("silver/interactions/customer_records").count() == 2
+
+
+def test_a_file_that_is_taken_away_once_it_was_read_counts_though_others_of_its_batch_are_to_be_read(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interactions = with_gold("interactions", "customer_channel_interactions")
+    customers = lab.land("interactions/customers.csv", CUSTOMERS)
+    lab.land("interactions/interactions.csv", EVENTS)
+    append = bronze._append_to
+
+    def crash(run: Run, source: Source, raw: str, *rest: Any) -> list[FileEvent]:
+        if raw == "interactions":
+            raise KeyboardInterrupt
+        return append(run, source, raw, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "_append_to", crash)
+        with pytest.raises(KeyboardInterrupt):
+            lab.run(interactions, until="bronze")
+    customers.unlink()
+    plan = plan_then_run(lab, interactions)
+    assert plan.sources[0].unfinished is not None
+    assert not plan.sources[0].unfinished.set_aside
+    assert lab.account("silver") == {
+        "interactions/customers.csv": (1, 1, 0, 0, 0),
+        "interactions/interactions.csv": (1, 1, 0, 0, 0),
+    }
+
+
+def test_what_was_a_duplicate_of_a_row_that_a_backfill_holds_back_is_refined_anew_with_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contacts = with_gold("contacts", "contacts")
+    before = relaxed(contacts, "is_utf8")
+    lab.land("contacts/a.jsonl", json.dumps({**BASE, "note": "\udce9"}) + "\n")
+    lab.run(before, until="gold")
+    lab.land("contacts/b.jsonl", json.dumps(BASE) + "\n")
+    lab.run(before, until="gold")
+    assert lab.account("silver")["contacts/b.jsonl"] == (1, 0, 0, 1, 0)
+    monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [1])
+    asked = replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
+    assert asked is not None
+    assert asked.batches == (1, 2)
+    lab.run(contacts, until="gold")
+    assert lab.account("silver") == {"contacts/a.jsonl": (1, 0, 1, 0, 0), "contacts/b.jsonl": (1, 1, 0, 0, 0)}

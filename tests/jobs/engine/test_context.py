@@ -80,10 +80,10 @@ def test_own_options_come_last_and_an_own_collector_is_the_only_one(own: str, co
 
 
 def test_java_reads_no_classes_where_it_is_to_write_some() -> None:
-    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: "-XX:ArchiveClassesAtExit=new.jsa"})
+    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: "-XX:ArchiveClassesAtExit='/my  own/new.jsa'"})
     options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
     assert "SharedArchiveFile" not in options
-    assert options.endswith(" -XX:ArchiveClassesAtExit=new.jsa")
+    assert shlex.split(options)[-1] == "-XX:ArchiveClassesAtExit=/my  own/new.jsa"
 
 
 def test_the_project_may_be_in_a_folder_with_a_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
 from jobs.engine import exports
@@ -29,6 +30,20 @@ def test_an_export_is_current_until_its_rows_or_what_is_declared_of_it_change(
         exports.write(frame, folder, other, "sum")
         assert (lines(), exports.is_current(spark, folder, other, "sum")) == (expected, True)
         assert not exports.is_current(spark, folder, export, "sum")
+
+
+def test_a_file_of_which_a_crash_left_no_mark_is_from_no_rows(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, folder = Export(file="things.csv", header=["N"], order_by=["n"]), str(tmp_path)
+    exports.write(frame_of(spark, [(1,)], "n INT"), folder, export, "sum")
+    with monkeypatch.context() as patch:  # killed between the file and its mark
+        patch.setattr(exports, "_origin", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            exports.write(frame_of(spark, [(2,)], "n INT"), folder, export, "other sum")
+    # A rollback to the rows of before is next: they are not what is there.
+    assert (tmp_path / "things.csv").read_text() == "N\n2\n"
+    assert not exports.is_current(spark, folder, export, "sum")
 
 
 def test_days_are_written_as_postgres_writes_them(spark: SparkSession, tmp_path: Path) -> None:
