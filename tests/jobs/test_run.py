@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -207,6 +208,21 @@ def test_gold_is_not_computed_from_silver_that_is_half_made(lab: Lab, monkeypatc
         lab.run(contacts, first="gold", until="gold")
     lab.run(contacts, until="gold")
     assert lab.table("gold/contacts/contacts").count() == 2
+
+
+def test_silver_is_half_made_where_some_of_its_tables_have_answered_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    interactions = load_sources(["interactions"])[0]
+    asked = History([], [Request(3, "backfill", (1,))])
+    run: Any = SimpleNamespace(
+        lake=SimpleNamespace(exists=lambda _: True), ledger=SimpleNamespace(history=lambda _: asked)
+    )
+    monkeypatch.setattr(silver, "_scope", lambda *_: "something to do")
+    done = dict(zip(interactions.parsed_tables, (2, 2, 1), strict=True))
+    monkeypatch.setattr(silver, "done_through", lambda _, __, table: (done[table], 0))
+    silver.verify_all_parsed(run, interactions)  # all are as they were before it
+    done[next(iter(done))] = 3
+    with pytest.raises(AssayError, match="has not read what other tables of the source have"):
+        silver.verify_all_parsed(run, interactions)
 
 
 def test_a_mistake_in_another_sources_file_is_no_reason_to_fail_after_a_release(
