@@ -98,18 +98,19 @@ def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id
     ]
 
 
-def to_read(
-    source: Source, files: Sequence[FileEvent], unread: Sequence[str], listed: Sequence[LandingFile]
-) -> list[FileEvent]:
-    """The files of a batch less those that were taken away after all their rows came to bronze: they count as read."""
-    there = {file.path for file in listed}
-    return [e for e in files if e.source_file in there or any(raw in unread for raw in _tables_in(source, e))]
-
-
 def no_longer_as_planned(
-    files: Sequence[FileEvent], listed: Sequence[LandingFile], reason: str = CHANGED
+    source: Source,
+    files: Sequence[FileEvent],
+    unread: Sequence[str],
+    listed: Sequence[LandingFile],
+    reason: str = CHANGED,
 ) -> list[FileEvent]:
-    """Those files of a planned batch that were changed or taken away, as set aside for `reason`."""
+    """Those files of a planned batch that were changed, or taken away, as set aside for `reason`.
+
+    What was taken away with no rows in the `unread` raw tables was read to its end.
+    """
+    there = {file.path for file in listed}
+    files = [e for e in files if e.source_file in there or any(raw in unread for raw in _tables_in(source, e))]
     # Without its size the file is new to the next plan, even if it is back as it was by then.
     return [replace(e, size=-1, status="rejected", reason=reason) for e in vanished_or_changed(files, listed)]
 
@@ -156,9 +157,8 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
         files = _append(run, source, batch_id, unread, files, report)
         report.events += files
     else:
-        # A crash came before the second look at them. What was taken away since was read to its end.
-        there = {file.path for file in listing(run, source)}
-        _without_changed(run, source, [f for f in files if f.source_file in there], CHANGED_MEANWHILE, report)
+        # A crash came before the second look at them.
+        _without_changed(run, source, files, [], CHANGED_MEANWHILE, report)
     accounts = _without_unseen(run, source, files, _accounts(run, source, batch_id), report)
     run.ledger.record_accounts(accounts)
     report.rows_read += sum(account.rows_read for account in accounts)
@@ -176,23 +176,22 @@ def _append(
 ) -> list[FileEvent]:
     """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
     root, _ = _landing(run, source)
-    wanted = to_read(source, files, raw_tables, listing(run, source))
-    read = [file for file in files if file not in wanted]
-    files = _without_changed(run, source, wanted, CHANGED, report)
+    files = _without_changed(run, source, files, raw_tables, CHANGED, report)
     books = [file.source_file for file in files if source.is_workbook(file.source_file)]
     if books:
         unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
         files = _without(run, source, files, unfit, report)
     for raw in raw_tables:
         files = _append_to(run, source, raw, batch_id, files, report)
-    return [*read, *_without_changed(run, source, files, CHANGED_MEANWHILE, report)]
+    return _without_changed(run, source, files, raw_tables, CHANGED_MEANWHILE, report)
 
 
 def _without_changed(
-    run: Run, source: Source, files: list[FileEvent], reason: str, report: BronzeReport
+    run: Run, source: Source, files: list[FileEvent], unread: list[str], reason: str, report: BronzeReport
 ) -> list[FileEvent]:
     """`files` less those that were changed or taken away; the ledger records these with the reason."""
-    changed = {e.source_file: e for e in no_longer_as_planned(files, listing(run, source), reason)}
+    gone = no_longer_as_planned(source, files, unread, listing(run, source), reason)
+    changed = {event.source_file: event for event in gone}
     files = [changed.get(file.source_file, file) for file in files]
     return _without(run, source, files, dict.fromkeys(changed, reason), report)
 

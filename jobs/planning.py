@@ -73,8 +73,9 @@ class PublishPlan:
     """Tables that the next run would publish, and those that it may: if their rows turn out to differ.
 
     `files` are the exports and folders of documents that are not what Postgres shows; those of tables that are to be
-    computed anew are not known yet. `release` is the number that the next release gets; None if `unknown` says why the
-    last one cannot be seen. Nothing would be published if the last one `is_foreign`: from another lakehouse.
+    computed anew are not known yet, and none if `files_unknown` says why they cannot be looked at. `release` is the
+    number that the next release gets; None if `unknown` says why the last one cannot be seen. Nothing would be
+    published if the last one `is_foreign`: from another lakehouse.
     """
 
     release: int | None = None
@@ -186,7 +187,7 @@ def _unfinished(
         return None, before
     files = [event for event in before.batch(batch_id) if event.status == "loaded"]
     unread = bronze.unread_tables(run, source, files, batch_id)
-    changed = bronze.no_longer_as_planned(bronze.to_read(source, files, unread, listed), listed) if unread else []
+    changed = bronze.no_longer_as_planned(source, files, unread, listed) if unread else []
     gone = {event.source_file for event in changed}
     left = [PlannedFile(e.source_file, e.size, "planned") for e in files if unread and e.source_file not in gone]
     set_aside = [PlannedFile(e.source_file, e.size, bronze.CHANGED) for e in files if e.source_file in gone]
@@ -231,7 +232,7 @@ def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) 
         return changing
     for table, raw in source.parsed_tables.items():
         target, reasons = silver.silver_table(source, table), []
-        done, quarantined = silver.done_through(run, source, table)
+        done, quarantined = (of(run, source, table) for of in (silver.done_through, silver.quarantined_through))
         while has_bronze[raw] and (
             scope := silver.next_scope(source, table, after, done, after.newest_planned, quarantined)
         ):

@@ -199,18 +199,16 @@ def _documents(
 ) -> dict[postgres.DocumentName, int]:
     """The versions of the sources' documents that the release had, where they are there; notes say which are not."""
     found = {}
-    for source in moved:
-        for name in source.documents:
-            version, path = released.get((source.name, name)), gold_table(source, name)
+    for source, name in [(each, name) for each in moved for name in each.documents]:
+        version, path = released.get((source.name, name)), gold_table(source, name)
+        if version is None:
             why = f"release {report.to} does not say which it had"
-            if version is not None:
-                try:
-                    _version(run, path, version, report.to)
-                    found[(source.name, name)] = version
-                    continue
-                except AssayError:
-                    why = f"version {version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
-            report.notes.append(f"the documents of {source.name} stay as they are: {why}")
+        elif _if_there(run, path, version) is None:
+            why = f"version {version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
+        else:
+            found[(source.name, name)] = version
+            continue
+        report.notes.append(f"the documents of {source.name} stay as they are: {why}")
     return found
 
 
@@ -268,21 +266,25 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
 
 
 def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
-    """The rows of a version, all files of which are there."""
-    gone = AssayError(
-        f"{path.replace('/', '.')}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
-        f"assay maintain keeps the newest {run.settings.keep_releases} releases (keep_releases in conf/assay.yaml); "
-        "assay releases lists them",
-    )
+    """The rows of a version. Raises AssayError if it is no longer there."""
+    if (frame := _if_there(run, path, version)) is None:
+        raise AssayError(
+            f"{path.replace('/', '.')}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
+            f"assay maintain keeps the newest {run.settings.keep_releases} releases (keep_releases in "
+            "conf/assay.yaml); assay releases lists them",
+        )
+    return frame
+
+
+def _if_there(run: Run, path: str, version: int) -> DataFrame | None:
+    """The rows of a version, all files of which are there; None otherwise."""
     try:
         frame = run.lake.read(path, version)
-        if not has_all_files(frame):
-            raise gone
+        return frame if has_all_files(frame) else None
     except (PySparkException, Py4JJavaError) as error:
         if is_gone(error):
-            raise gone from None
+            return None
         raise
-    return frame
 
 
 def _verify(item: Publication, found: tuple[int, str], to: int) -> None:

@@ -150,8 +150,7 @@ def settings_request(run: Run, source: Source, history: History) -> Request | No
 def _all_anew(run: Run, source: Source, history: History) -> Request | None:
     """That all batches are parsed anew; None if silver has no rows yet."""
     batches = {event.batch_id for event in history.loaded()}
-    silver = [(silver_table(source, table), silver_writer(source, table)) for table in source.parsed_tables]
-    if not batches or not any(run.lake.written_through(*each) for each in silver):
+    if not batches or not any(done_through(run, source, table) for table in source.parsed_tables):
         return None
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
 
@@ -163,7 +162,7 @@ def verify_all_parsed(run: Run, source: Source) -> None:
     """
     # Those of no file yet have nothing to read, not even for a request.
     tables = [table for table, raw in source.parsed_tables.items() if run.lake.exists(bronze_table(source, raw))]
-    done = {table: done_through(run, source, table)[0] for table in tables}
+    done = {table: done_through(run, source, table) for table in tables}
     requests, way_out = run.ledger.history(source.name).requests, f"assay run --source {source.name}"
     newest = max((request.batch_id for request in requests if request.kind == "settings"), default=0)
     for table in tables:
@@ -248,8 +247,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
 
 def _is_quarantine_ahead(run: Run, source: Source, table: str) -> bool:
     """Whether a crash came between the two writes of a pass."""
-    done, quarantined = done_through(run, source, table)
-    return quarantined > done
+    return quarantined_through(run, source, table) > done_through(run, source, table)
 
 
 def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> DataFrame:
@@ -325,15 +323,20 @@ def _to_stage(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
 
 def _scope(run: Run, source: Source, table: str) -> Scope | None:
     """What silver has to do next for a table; None if nothing."""
-    done, quarantined = done_through(run, source, table)
-    return next_scope(source, table, run.ledger.history(source.name), done, finished_batch(run, source), quarantined)
+    history, done = run.ledger.history(source.name), done_through(run, source, table)
+    # Where nothing came, quarantine is not looked at: most runs find no news.
+    quarantined = quarantined_through(run, source, table) if history.newest_batch > done else done
+    return next_scope(source, table, history, done, finished_batch(run, source), quarantined)
 
 
-def done_through(run: Run, source: Source, table: str) -> tuple[int, int]:
-    """The newest batch or request that a table has, and the newest that its quarantine has: greater after a crash."""
-    writer = silver_writer(source, table)
-    both = silver_table(source, table), quarantine_table(source, table)
-    return run.lake.written_through(both[0], writer), run.lake.written_through(both[1], writer)
+def done_through(run: Run, source: Source, table: str) -> int:
+    """The newest batch or request that a table has."""
+    return run.lake.written_through(silver_table(source, table), silver_writer(source, table))
+
+
+def quarantined_through(run: Run, source: Source, table: str) -> int:
+    """The newest batch or request that a table's quarantine has; after a crash, one that the table lacks."""
+    return run.lake.written_through(quarantine_table(source, table), silver_writer(source, table))
 
 
 def next_scope(

@@ -15,7 +15,7 @@ from scripts.proof.dirt import feed
 from scripts.proof.outages import KB, fill_disk, may_mount, stop_postgres_at
 from scripts.proof.polls import Polls, look, polling
 from scripts.proof.sequences import try_sequence
-from scripts.proof.world import World, differences
+from scripts.proof.world import AS_IF_LARGE, World, differences
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_difference_would_be_seen() -> None:
 def test_random_deliveries_end_as_in_a_new_lakehouse(
     tmp_path: Path, spark: SparkSession, server: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("FEW_BYTES", 0), ("_LARGEST_CHANGE", 1 << 30)):
+    for name, value in AS_IF_LARGE.items():
         monkeypatch.setattr(delta, name, value)
     found = try_sequence(load_sources(["signups"])[0], 2, 4, tmp_path, embedded.start(server))
     assert found.differences == []

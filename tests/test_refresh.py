@@ -23,9 +23,9 @@ from jobs.engine.publication import Publication
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.versions import checksum
 from jobs.silver import call
+from scripts.proof.world import relaxed
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
-from tests.test_end_to_end_replay import relaxed
 from tests.transforms.rows import assert_rows
 
 Loads = list[tuple[str, int]]

@@ -66,14 +66,14 @@ class Deed:
 
 def finish(world: World) -> None:
     """Runs to the end."""
-    run_sources(_started(world), load_sources(list(world.sources)), "bronze", "publish")
+    run_sources(started(world), load_sources(list(world.sources)), "bronze", "publish")
 
 
 def roll_back(world: World, to: int = 1) -> Rollback:
-    return releases.rollback(_started(world), load_sources(), world.database, to)
+    return releases.rollback(started(world), load_sources(), world.database, to)
 
 
-def _started(world: World) -> Run:
+def started(world: World) -> Run:
     return start_run(world.settings(), Console(quiet=True), quiet=True)
 
 

@@ -13,26 +13,21 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from jobs import replay
-from jobs.engine import embedded
-from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
-from jobs.engine.session import start_session
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Summary
 from jobs.maintain import maintain
 from jobs.run import run_sources
+from scripts.proof.crash import ground, started
 from scripts.proof.dirt import damaged_files
-from scripts.proof.world import SPARK, State, World, as_if_large, differences, new_database
+from scripts.proof.world import State, World, as_if_large, differences, new_database, relaxed
 
 _DAMAGED = 0.25
 _FIRST_ARRIVAL = 1_700_000_000  # seconds since 1970; each file arrives ten seconds after the one before
@@ -91,21 +86,21 @@ class Sequence:
 
     def drop_rule(self, rule: str) -> None:
         """Lets the rows in that one rule has held back."""
-        relaxed = _without(self.source, rule)
-        replay.ask_replay(_start(self.world), relaxed, rule, None)
+        without = relaxed(self.source, rule)
+        replay.ask_replay(started(self.world), without, rule, None)
         try:
-            self.run(relaxed, f"without {rule}")
+            self.run(without, f"without {rule}")
         except AssayError as error:  # such rows may fit no published table
             self.done.append(f"a run without {rule} fails: {error.message}")
 
     def refine_anew(self) -> None:
         """Has all rows checked by all rules again in the next run."""
         self.done.append("all batches are to be refined anew")
-        replay.ask_backfill(_start(self.world), self.source, date(2000, 1, 1), datetime.now(UTC).date())
+        replay.ask_backfill(started(self.world), self.source, date(2000, 1, 1), datetime.now(UTC).date())
 
     def maintain(self) -> None:
         self.done.append("maintenance")
-        maintain(_start(self.world), [self.source])
+        maintain(started(self.world), [self.source])
 
 
 def try_sequence(source: Source, runs: int, seed: int, folder: Path, server: Database) -> Sequence:
@@ -160,26 +155,12 @@ def _share_secrets(world: World, other: World) -> None:
         shutil.copytree(secrets, other.lakehouse / "ops/id_secrets")
 
 
-def _start(world: World) -> Run:
-    return start_run(world.settings(), Console(quiet=True), quiet=True)
-
-
 def _run(world: World, source: Source) -> Summary:
-    return run_sources(_start(world), [source], first="bronze", until="publish")
+    return run_sources(started(world), [source], first="bronze", until="publish")
 
 
 def _results(world: World) -> State:
     return {**world.published(), **world.files()}
-
-
-def _without(source: Source, name: str) -> Source:
-    """The source with a rule that every row passes."""
-    content = source.model_dump(by_alias=True)
-    for table in content["tables"].values():
-        for rule in table["rules"]:
-            if rule["name"] == name:
-                rule["expression"] = "true"
-    return Source.model_validate(content)
 
 
 def main() -> None:
@@ -191,25 +172,19 @@ def main() -> None:
     given = parser.parse_args()
     as_if_large(True)
     differing = 0
-    with tempfile.TemporaryDirectory() as name:
-        top = Path(name)
-        spark = start_session(master="local[2]", spark_settings=SPARK, log=top / "log")
-        server = embedded.start(top / "postgres")
-        try:
-            for seed in range(given.seed, given.seed + given.sequences):
-                for source in load_sources(given.source):
-                    folder = top / f"{source.name}-{seed}"
-                    folder.mkdir()
-                    found = try_sequence(source, given.runs, seed, folder, server)
-                    differing += bool(found.differences)
-                    verdict = "DIFFERS" if found.differences else "as a new lakehouse"
-                    print(f"{source.name:<13} seed {seed}: {len(found.done)} steps, {found.rows} rows, {verdict}")
-                    for text in [*found.done, *found.differences] if found.differences else []:
-                        print(f"              {text}")
-                    sys.stdout.flush()
-        finally:
-            embedded.stop(top / "postgres")
-            spark.stop()
+    with ground() as (top, _, server):
+        for seed in range(given.seed, given.seed + given.sequences):
+            for source in load_sources(given.source):
+                folder = top / f"{source.name}-{seed}"
+                folder.mkdir()
+                found = try_sequence(source, given.runs, seed, folder, server)
+                differing += bool(found.differences)
+                verdict = "DIFFERS" if found.differences else "as a new lakehouse"
+                print(
+                    f"{source.name:<13} seed {seed}: {len(found.done)} steps, {found.rows} rows, {verdict}", flush=True
+                )
+                for text in [*found.done, *found.differences] if found.differences else []:
+                    print(f"              {text}", flush=True)
     sys.exit(1 if differing else 0)
 
 

@@ -18,11 +18,11 @@ from jobs.engine.settings import PostgresSettings
 from jobs.engine.sources import Source, load_sources
 from jobs.planning import Plan, plan_sources
 from jobs.run import run_sources
+from scripts.proof.world import relaxed
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
 from tests.test_end_to_end_interactions import COUNTS
 from tests.test_end_to_end_members import ANN, BOB, CYD, entry
-from tests.test_end_to_end_replay import relaxed
 
 NO_DATE = entry(ANN, on="soon")
 STATUS = {"read": "loaded", "delivered_again": "known", "set_aside": "rejected"}
@@ -286,7 +286,7 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
     assert lab.query(by_type) == [("Alpha", "Unknown", 1)]
     lab.land("interactions/customers.csv", "Customer_Id,Occupation,Type\n1,Teacher,Retail\n", at=1_700_000_000)
     why = reasons(plan_then_run(lab, interactions))["silver/interactions/customer_records"]
-    assert why.endswith("batches 3 to 4 are new, and it is always made anew")
+    assert why == "backfill 2 was asked for (batches 1); batches 3 to 4 are new, and it is always made anew"
 
     # Rows that were parsed in another time zone are parsed anew, though no file is new.
     elsewhere = interactions.model_copy(update={"timezone": "America/New_York"})

@@ -21,11 +21,10 @@ from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import PublishedTable, Source, load_sources
-from scripts.proof.world import entry, first_delivery
+from scripts.proof.world import entry, first_delivery, relaxed
 from tests.jobs.test_planning import crashed, plan_then_run
 from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE, line, lines
-from tests.test_end_to_end_replay import relaxed
 
 
 def that_fails(source: Source) -> Source:
@@ -218,7 +217,7 @@ def test_silver_is_half_made_where_some_of_its_tables_have_answered_a_request(mo
     )
     monkeypatch.setattr(silver, "_scope", lambda *_: "something to do")
     done = dict(zip(interactions.parsed_tables, (2, 2, 1), strict=True))
-    monkeypatch.setattr(silver, "done_through", lambda _, __, table: (done[table], 0))
+    monkeypatch.setattr(silver, "done_through", lambda _, __, table: done[table])
     silver.verify_all_parsed(run, interactions)  # all are as they were before it
     done[next(iter(done))] = 3
     with pytest.raises(AssayError, match="has not read what other tables of the source have"):
