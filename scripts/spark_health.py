@@ -32,9 +32,14 @@ def master_state(web_page: str) -> dict[str, Any]:
     # A proxy that the machine uses for the internet knows nothing of this one.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(f"{web_page.rstrip('/')}/json/", timeout=5) as answer:
-        state = json.load(answer)
+        text = answer.read()
+    try:
+        state = json.loads(text)
+    except ValueError:
+        # A master that is starting serves its page for people under every address, until that of its state is there.
+        state = None
     if not isinstance(state, dict) or "status" not in state:
-        raise ValueError("the answer is not a Spark master's")
+        raise ValueError("the answer is not the state of a Spark master, or not yet")
     return state
 
 

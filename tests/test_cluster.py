@@ -9,7 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -71,7 +74,7 @@ def wait_until_healthy(web_page: str, workers: int, process: subprocess.Popen[by
             state = master_state(web_page)
             alive = state["aliveworkers"]
             problem = find_problem(state, None) or (f"{alive} of {workers} workers" if alive < workers else "")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             problem = str(error)
         if not problem:
             return
@@ -189,6 +192,19 @@ def test_the_health_check_fails_where_nothing_answers() -> None:
     checked = health(f"http://127.0.0.1:{free_ports(1)[0]}")
     assert checked.returncode == 1
     assert "no Spark master answers" in checked.stderr
+
+
+@pytest.mark.parametrize("text", ["<!DOCTYPE html><html></html>", "[]", '{"workers": []}'])
+def test_what_is_no_state_of_a_master_is_not_healthy(tmp_path: Path, text: str) -> None:
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/index.html").write_text(text)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        checked = health(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert checked.returncode == 1
+    assert "the answer is not the state of a Spark master, or not yet" in checked.stderr
 
 
 def test_the_health_check_explains_itself() -> None:
