@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from jobs.engine.delta import Lakehouse
 from jobs.engine.session import FOR_FEW_ROWS, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, start_session
 
 ARCHIVE = PROJECT / ".jars/classes.jsa"
@@ -49,7 +50,7 @@ def _work(spark: SparkSession, folder: Path) -> None:
     rows = spark.read.csv(str(raw), header=True).selectExpr("try_cast(number AS BIGINT) AS number", "text").distinct()
     for mode in ("overwrite", "append"):
         rows.write.format("delta").mode(mode).save(table)
-    written = spark.read.format("delta").load(table)
+    written = Lakehouse(spark, str(folder)).read_for_audit("table")
     written.join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
 
 

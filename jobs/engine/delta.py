@@ -1,7 +1,7 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +66,22 @@ class Lakehouse:
             return self.spark.read.schema(known.schema).parquet(*known.paths)
         return self.read_log(table, version)
 
+    def read_for_audit(self, table: str) -> DataFrame:
+        """The rows of a table's newest version, by the log itself: for what holds one against the other.
+
+        Of a table of few files Kernel finds them in the log, at a tenth of what it takes Delta.
+        """
+        snapshot, paths = self._snapshot(table), None
+        if delta_log.do_files_tell_all(snapshot):
+            with suppress(Py4JJavaError):  # what is wrong with a log, Delta is to say
+                paths = delta_log.kernel_file_names(self.spark, self.path(table))
+        if paths is None:
+            return self.read_log(table)
+        rows = self._rows_of(table, snapshot, paths)
+        return self.spark.createDataFrame([], delta_log.schema(snapshot)) if rows is None else rows
+
     def read_log(self, table: str, version: int | None = None) -> DataFrame:
-        """The same, as Delta finds it in the log itself: for what holds one against the other, or must name files."""
+        """The same, as Delta finds it in the log itself."""
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 

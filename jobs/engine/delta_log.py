@@ -1,16 +1,18 @@
-"""What a table's Delta log says, and a commit that names the files that go: by Delta's Scala classes.
+"""What a table's Delta log says, and a commit that names the files that go: by classes of Delta and of Delta Kernel.
 
 Delta's Python API has nothing of it. What the checksum file beside the newest commit says of a version, Delta itself
-would compute with queries, which for a small table take longer than to read or write it.
+would compute with queries, which for a small table take longer than to read or write it. Kernel, the Delta project's
+library for other engines, goes through the log without any.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.engine.landing import hadoop_configuration
 from jobs.engine.session import jvm
 
 # The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
@@ -47,6 +49,27 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
 def file_names(snapshot: Any) -> list[str]:
     """The files of a version; none if it has none, or many, or if the checksum file does not name them."""
     return [str(file.path()) for file in _files(snapshot) or []]
+
+
+def kernel_file_names(spark: SparkSession, path: str) -> list[str] | None:
+    """The files of the newest version of the table at `path`, as Kernel finds them in the log itself; None if many.
+
+    It tells what the checksum file would, and does not look at that: what was written is held against it.
+    """
+    kernel = jvm(spark).io.delta.kernel
+    engine = kernel.defaults.engine.DefaultEngine.create(hadoop_configuration(spark))
+    batches = kernel.Table.forPath(engine, path).getLatestSnapshot(engine).getScanBuilder().build().getScanFiles(engine)
+    found: list[str] = []
+    try:
+        while batches.hasNext():
+            rows = batches.next().getRows()
+            while rows.hasNext():
+                found.append(str(_field(_field(rows.next(), "add", "Struct"), "path", "String")))
+                if len(found) > _FEW_FILES:
+                    return None
+    finally:
+        batches.close()
+    return found if all(map(is_inside, found)) else None
 
 
 def do_files_tell_all(snapshot: Any) -> bool:
@@ -88,6 +111,11 @@ def each(sequence: Any) -> Iterator[Any]:
 def value(option: Any) -> Any:
     """What a Scala Option holds; None if nothing."""
     return option.get() if option.isDefined() else None
+
+
+def _field(row: Any, name: str, kind: str) -> Any:
+    """A field of a row of Kernel's."""
+    return getattr(row, f"get{kind}")(row.getSchema().indexOf(name))
 
 
 def _files(snapshot: Any) -> list[Any] | None:

@@ -1,5 +1,6 @@
 """Each write once: what was written is not written again, and a write that Delta drops is noticed."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from datetime import date
@@ -155,6 +156,52 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     forget_tables(spark)
     lake = Lakehouse(spark, lake.root)
     assert (lake.read("gold/s/u").count(), asks_the_log(table="gold/s/u")) == (3, True)
+    assert lake.read_for_audit("gold/s/u").count() == 3
+
+
+def test_what_the_log_says_is_found_with_and_without_checkpoints_and_whatever_the_checksum_file_says(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path / "odd [name] & ü"))
+
+    def asks_delta() -> bool:
+        leaves = lake.read_for_audit("t")._jdf.queryExecution().analyzed().collectLeaves().head()
+        return "LogicalRelation" in leaves.nodeName() and "Delta" in leaves.relation().fileFormat().getClass().getName()
+
+    for number in range(12):
+        lake.append_once(spark.sql(f"SELECT {number} AS id"), "t", "writer", number + 1)
+    logs = Path(lake.path("t"), "_delta_log")
+    assert list(logs.glob("*10.checkpoint*")), "what follows is to start from one"
+    everything = list(range(12))
+    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
+    lake.replace_once(spark.sql("SELECT 20 AS id"), "t", "id = 20", "writer", 13)
+    spark.sql(f"DELETE FROM delta.`{lake.path('t')}` WHERE id IN (0, 11)")
+    everything = [*range(1, 11), 20]
+    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
+
+    # A checksum file that has lost a file is believed where a table is read, so that its accounts are not.
+    newest = logs / f"{lake.version('t') or 0:020}.crc"
+    checksum = json.loads(newest.read_text())
+    checksum["allFiles"].pop()
+    newest.write_text(json.dumps(checksum))
+    newest.with_name(f".{newest.name}.crc").unlink(missing_ok=True)
+    forget_tables(spark)
+    lake = Lakehouse(spark, lake.root)
+    assert len(ids(lake.read("t")) or []) == len(everything) - 1
+    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
+
+    # A table without rows; many files; rows that may be deleted in their file.
+    lake.overwrite(spark.range(1).where("false"), "t")
+    assert (lake.read_for_audit("t").collect(), lake.read_for_audit("t").columns) == ([], ["id"])
+    lake.overwrite(spark.range(50).repartition(50), "t")
+    assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(50)), True)
+    lake.overwrite(spark.range(50).coalesce(1), "t")
+    assert not asks_delta()
+    vectors = "'delta.enableDeletionVectors' = 'true'"
+    spark.sql(f"ALTER TABLE delta.`{lake.path('t')}` SET TBLPROPERTIES ({vectors})")
+    spark.sql(f"DELETE FROM delta.`{lake.path('t')}` WHERE id > 6")
+    with session_settings(spark, {"spark.databricks.delta.stats.skipping": "true"}):
+        assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(7)), True)
 
 
 def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_path: Path, spark: SparkSession) -> None:

@@ -73,7 +73,11 @@ DAMAGED_LOGS = [
     ("read", "damage", "said"),
     [
         *[(Lakehouse.read, *damaged) for damaged in DAMAGED_DATA],
-        *[(Lakehouse.read_log, *damaged) for damaged in [*DAMAGED_DATA, *DAMAGED_LOGS]],
+        *[
+            (read, *damaged)
+            for read in (Lakehouse.read_for_audit, Lakehouse.read_log)
+            for damaged in DAMAGED_DATA + DAMAGED_LOGS
+        ],
     ],
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(lake: Lakehouse, read: Read, damage: Damage, said: str) -> None:
