@@ -200,8 +200,7 @@ def test_what_the_log_says_is_found_with_and_without_checkpoints_and_whatever_th
     vectors = "'delta.enableDeletionVectors' = 'true'"
     spark.sql(f"ALTER TABLE delta.`{lake.path('t')}` SET TBLPROPERTIES ({vectors})")
     spark.sql(f"DELETE FROM delta.`{lake.path('t')}` WHERE id > 6")
-    with session_settings(spark, {"spark.databricks.delta.stats.skipping": "true"}):
-        assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(7)), True)
+    assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(7)), True)
 
 
 def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_path: Path, spark: SparkSession) -> None:
