@@ -187,8 +187,8 @@ def _kept(run: Run, connection: Connection[Any]) -> Kept | None:
     for release_id, _ in newest:
         for name, released in postgres.released(connection, release_id).items():
             versions.setdefault(name.partition(".")[2], set()).add(released.delta_version)
-        for (source, name), version in postgres.published_documents(connection, release_id).items():
-            versions.setdefault(f"{source}/{name}", set()).add(version)
+        for (source, name), shown in postgres.published_documents(connection, release_id).items():
+            versions.setdefault(f"{source}/{name}", set()).add(shown.version)
     return Kept({name: frozenset(v) for name, v in versions.items()}, newest[-1][1]) if newest else None
 
 

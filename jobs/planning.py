@@ -137,7 +137,7 @@ class _LastRelease:
     number: int | None = None
     unknown: str | None = None
     is_foreign: bool = False
-    documents: dict[postgres.DocumentName, int] = field(default_factory=dict)
+    documents: dict[postgres.DocumentName, postgres.DocumentVersion] = field(default_factory=dict)
 
 
 def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
@@ -323,7 +323,7 @@ def _plan_publishing(
     if not last.unknown:
         shown = publish.newest(run, source)
         if is_held_back and is_certain:
-            shown = publish.shown_of(source, last.tables, last.documents)
+            shown = publish.shown_of(run, source, last.tables, last.documents)
         try:
             behind = publish.files_behind(run, source, shown)
         except (OSError, Py4JJavaError) as error:

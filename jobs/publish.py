@@ -25,7 +25,7 @@ from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
 from jobs.engine.ledger import Ledger
-from jobs.engine.postgres import DocumentName, ReleasedTable
+from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
@@ -186,7 +186,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         released, of_none = postgres.published_documents(connection), postgres.of_no_release(connection)
     written = []
     for source in sources:
-        live = shown_of(source, last, released) if source in held_back else newest(run, source)
+        live = shown_of(run, source, last, released) if source in held_back else newest(run, source)
         written += write_files(run, source, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
@@ -279,10 +279,18 @@ def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]
     )
 
 
-def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, int]:
+def document_versions(run: Run, sources: Sequence[Source]) -> dict[DocumentName, DocumentVersion]:
     """The newest version of each table of documents."""
-    shown = {source.name: newest(run, source).documents for source in sources}
-    return {(source, name): version for source, versions in shown.items() for name, version in versions.items()}
+    return {
+        (source.name, name): DocumentVersion(version, run.lake.identity(gold_table(source, name)))
+        for source in sources
+        for name, version in newest(run, source).documents.items()
+    }
+
+
+def is_of_present_table(run: Run, source: Source, name: str, shown: DocumentVersion) -> bool:
+    """Whether a version is of the table of documents that is there, not of one that was there before."""
+    return shown.table in (None, run.lake.identity(gold_table(source, name)))
 
 
 def newest(run: Run, source: Source) -> Shown:
@@ -294,13 +302,19 @@ def newest(run: Run, source: Source) -> Shown:
     return Shown(tables, {name: state.delta_version for name, state in states.items() if name in source.documents})
 
 
-def shown_of(source: Source, released: Mapping[str, ReleasedTable], documents_of: Mapping[DocumentName, int]) -> Shown:
-    """The versions of the source's gold tables that a release shows."""
+def shown_of(
+    run: Run,
+    source: Source,
+    released: Mapping[str, ReleasedTable],
+    documents_of: Mapping[DocumentName, DocumentVersion],
+) -> Shown:
+    """The versions of the source's gold tables that a release shows; without documents whose table was made anew."""
     names = {name: f"{table.schema_}.{name}" for name, table in source.publish.items()}
     found = {name: released[full] for name, full in names.items() if full in released}
     tables = {name: (table.delta_version, table.checksum) for name, table in found.items()}
-    names_of = {name: (source.name, name) for name in source.documents}
-    return Shown(tables, {name: documents_of[owned] for name, owned in names_of.items() if owned in documents_of})
+    versions = {name: had for name in source.documents if (had := documents_of.get((source.name, name)))}
+    present = {name: had.version for name, had in versions.items() if is_of_present_table(run, source, name, had)}
+    return Shown(tables, present)
 
 
 def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) -> list[str]:

@@ -188,25 +188,28 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
     for source in moved or [s for s in sources if any(d.source is s for n, d in declared.items() if n in wanted)]:
         # Documents may have changed since the last release without any table, and so without a release.
         is_newest = not moved and publish.is_all_released(run, source, now)
-        live = publish.newest(run, source) if is_newest else publish.shown_of(source, now, shown)
+        live = publish.newest(run, source) if is_newest else publish.shown_of(run, source, now, shown)
         report.files += publish.write_files(run, source, live, report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 
 
 def _documents(
-    run: Run, moved: Sequence[Source], released: Mapping[postgres.DocumentName, int], report: Rollback
-) -> dict[postgres.DocumentName, int]:
+    run: Run,
+    moved: Sequence[Source],
+    released: Mapping[postgres.DocumentName, postgres.DocumentVersion],
+    report: Rollback,
+) -> dict[postgres.DocumentName, postgres.DocumentVersion]:
     """The versions of the sources' documents that the release had, where they are there; notes say which are not."""
     found = {}
     for source, name in [(each, name) for each in moved for name in each.documents]:
-        version, path = released.get((source.name, name)), gold_table(source, name)
-        if version is None:
+        had, path = released.get((source.name, name)), gold_table(source, name)
+        if had is None:
             why = f"release {report.to} does not say which it had"
-        elif _if_there(run, path, version) is None:
-            why = f"version {version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
+        elif not publish.is_of_present_table(run, source, name, had) or _if_there(run, path, had.version) is None:
+            why = f"version {had.version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
         else:
-            found[(source.name, name)] = version
+            found[(source.name, name)] = had
             continue
         report.notes.append(f"the documents of {source.name} stay as they are: {why}")
     return found

@@ -76,6 +76,12 @@ COMMENT ON COLUMN ops.release_documents.release_id IS 'The release';
 COMMENT ON COLUMN ops.release_documents.source IS 'The source, e.g. members';
 COMMENT ON COLUMN ops.release_documents.document IS 'The gold table whose rows become files, as it is called in conf/sources';
 COMMENT ON COLUMN ops.release_documents.delta_version IS 'The version of the Delta table';
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.release_documents'::regclass AND attname = 'delta_table') THEN
+    ALTER TABLE ops.release_documents ADD COLUMN delta_table TEXT;
+  END IF;
+END $$;
+COMMENT ON COLUMN ops.release_documents.delta_table IS 'Identifies the Delta table: the versions of one that was made anew count from 0 again';
 
 CREATE TABLE IF NOT EXISTS ops.row_accounts (
   run_id TEXT NOT NULL,

@@ -22,6 +22,15 @@ ROLES = ("analyst", "restricted_reader")
 RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
+
+
+class DocumentVersion(NamedTuple):
+    """A version of a table of documents, and what identifies the table: None in a release of an earlier Assay."""
+
+    version: int
+    table: str | None
+
+
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK, _STAGING_LOCK = 0x61737361, 0x61737362
 _SECONDS_TO_WAIT = 60
@@ -169,16 +178,19 @@ def of_no_release(connection: psycopg.Connection[Any]) -> list[str]:
     return [name for (name,) in rows]
 
 
-def published_documents(connection: psycopg.Connection[Any], release_id: int | None = None) -> dict[DocumentName, int]:
+def published_documents(
+    connection: psycopg.Connection[Any], release_id: int | None = None
+) -> dict[DocumentName, DocumentVersion]:
     """Which version of each table of documents goes with a release; without a number, with the newest."""
     if not has_tables(connection, "ops.release_documents"):
         return {}
+    # By name, and so that an earlier Assay's table without the column can be asked, too.
     rows = connection.execute(
-        "SELECT source, document, delta_version FROM ops.release_documents "
+        "SELECT source, document, delta_version, to_jsonb(d) ->> 'delta_table' FROM ops.release_documents AS d "
         "WHERE release_id = coalesce(%s::bigint, (SELECT max(release_id) FROM ops.releases))",
         [release_id],
     )
-    return {(source, document): version for source, document, version in rows}
+    return {(source, document): DocumentVersion(version, table) for source, document, version, table in rows}
 
 
 def create_staging(connection: psycopg.Connection[Any], item: Publication) -> None:
@@ -323,16 +335,20 @@ def withhold(connection: psycopg.Connection[Any], withheld: Mapping[str, str | N
 
 
 def record_documents(
-    connection: psycopg.Connection[Any], release_id: int, versions: Mapping[DocumentName, int], sources: Sequence[str]
+    connection: psycopg.Connection[Any],
+    release_id: int,
+    versions: Mapping[DocumentName, DocumentVersion],
+    sources: Sequence[str],
 ) -> None:
     """Records the documents that go with a release; those of other than `sources` are carried over from the last."""
     connection.cursor().executemany(
-        "INSERT INTO ops.release_documents (release_id, source, document, delta_version) VALUES (%s, %s, %s, %s)",
-        [(release_id, *name, version) for name, version in versions.items()],
+        "INSERT INTO ops.release_documents (release_id, source, document, delta_version, delta_table) "
+        "VALUES (%s, %s, %s, %s, %s)",
+        [(release_id, *name, *version) for name, version in versions.items()],
     )
     connection.execute(
-        "INSERT INTO ops.release_documents (release_id, source, document, delta_version) "
-        "SELECT %s, source, document, delta_version FROM ops.release_documents "
+        "INSERT INTO ops.release_documents (release_id, source, document, delta_version, delta_table) "
+        "SELECT %s, source, document, delta_version, delta_table FROM ops.release_documents "
         "WHERE release_id = (SELECT max(release_id) FROM ops.releases WHERE release_id < %s) AND source <> ALL(%s)",
         [release_id, release_id, list(sources)],
     )

@@ -3,12 +3,14 @@
     .venv/bin/python -m scripts.proof.sequences --sequences 20 --runs 5 --seed 7
 
 Before a run, files arrive (some of them damaged), are replaced in place, are copied under another name, or none does; a
-rule is dropped and its rows are replayed, all batches are refined anew, the lakehouse is maintained. Every table counts
-as large, so each is brought up to date by what changed wherever that is possible. Ends with 1, and says what was done
-and what differs, if published tables, exports or documents are others than those of the new lakehouse.
+run or two are cut short, each at some step, and more may arrive after each; a rule is dropped and its rows are
+replayed, all batches are refined anew, the lakehouse is maintained. Every table counts as large, so each is brought up
+to date by what changed wherever that is possible. Ends with 1, and says what was done and what differs, if published
+tables, exports or documents are others than those of the new lakehouse.
 """
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -27,9 +29,13 @@ from jobs.maintain import maintain
 from jobs.run import run_sources
 from scripts.proof.crash import ground, started
 from scripts.proof.dirt import damaged_files
+from scripts.proof.steps import watched
 from scripts.proof.world import State, World, as_if_large, differences, new_database, relaxed
+from scripts.samples.interactions import INCOMPLETE_WORKBOOK
 
 _DAMAGED = 0.25
+_STEPS = 60  # of a run with news, about
+_INCOMPLETE = INCOMPLETE_WORKBOOK.removesuffix(".xlsx")  # which is set aside, as it is
 _FIRST_ARRIVAL = 1_700_000_000  # seconds since 1970; each file arrives ten seconds after the one before
 
 
@@ -69,6 +75,10 @@ def _is_alike(name: str, other: str) -> bool:
     return name.split(".", 1)[1] == other.split(".", 1)[1] and name.split("-", 1)[0] == other.split("-", 1)[0]
 
 
+class _CutShortError(BaseException):
+    """No exception that a run could take for one of its own."""
+
+
 @dataclass
 class Sequence:
     """What was done in one sequence, in order, and how its end differs from that of the new lakehouse."""
@@ -83,6 +93,20 @@ class Sequence:
         """A run, raw to Postgres."""
         release = _run(self.world, source).release_id
         self.done.append(f"a run {how}".strip() + (f": release {release}" if release else ""))
+
+    def cut_short(self, steps: int) -> None:
+        """A run that ends after so many of its steps, at once, if it has as many."""
+        passed = itertools.count()
+
+        def passing(step: str) -> None:
+            if next(passed) >= steps:  # and at any other that another thread of it comes to
+                raise _CutShortError(step)
+
+        try:
+            with watched(str(self.world.lakehouse), passing):
+                self.run(self.source)
+        except _CutShortError as cut:
+            self.done.append(f"a run is cut short {cut}")
 
     def drop_rule(self, rule: str) -> None:
         """Lets the rows in that one rule has held back."""
@@ -110,7 +134,8 @@ def try_sequence(source: Source, runs: int, seed: int, folder: Path, server: Dat
     landing = sequence.world.landing / source.name
     landing.mkdir(parents=True)
     files = damaged_files(source.name, 1_000, seed, folder / "files", _DAMAGED)
-    good_files = damaged_files(source.name, 1_000, seed + 1_000_000, folder / "good files", 0)
+    undamaged = damaged_files(source.name, 1_000, seed + 1_000_000, folder / "good files", 0)
+    good_files = ((name, content) for name, content in undamaged if not name.startswith(_INCOMPLETE))
     try:
         _do(sequence, runs, chance, Sender(landing, chance, files, good_files))
         new = _new_world(folder / "new", source, server)
@@ -131,6 +156,9 @@ def _do(sequence: Sequence, runs: int, chance: random.Random, sender: Sender) ->
         deed = chance.choices(["", "drop a rule", "refine anew", "maintain"], [6, 2, 1, 1])[0]
         if is_relaxed or deed == "refine anew":
             sequence.refine_anew()
+        for _ in range(chance.choice([0, 0, 1, 2])):
+            sequence.cut_short(chance.randint(1, _STEPS))
+            sequence.done += [sender.send() for _ in range(chance.randint(0, 1))]
         sequence.run(sequence.source)
         is_relaxed = deed == "drop a rule"
         if is_relaxed:
