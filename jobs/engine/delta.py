@@ -11,7 +11,7 @@ from pyspark.sql.types import StructType
 
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
-from jobs.engine.faults import log_problem
+from jobs.engine.faults import LET_IT_END, log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES, jvm
@@ -204,8 +204,25 @@ class Lakehouse:
         number), if the write is to have one, as `write` has then.
         """
         is_there = before.version() >= 0
-        if not is_there or delta_log.overwrite(frame, self._log(table), before.version(), *once) is None:
-            self._save(_replacing(write, is_there), table)
+        if is_there and delta_log.overwrite(frame, self._log(table), before.version(), *once) is not None:
+            return
+        self._verify_same(table, before)
+        self._save(_replacing(write, is_there), table)
+
+    def _add(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> None:
+        """Adds rows to snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer, number),
+        as `write` has them.
+        """
+        is_there = before.version() >= 0
+        if is_there and delta_log.append(frame, self._log(table), before.version(), *once) is not None:
+            return
+        self._verify_same(table, before)
+        self._save(write.mode("append").option("mergeSchema", "true"), table)
+
+    def _verify_same(self, table: str, before: Any) -> None:
+        """Raises AssayError if a table is not at snapshot `before` any longer: the same may have been written."""
+        if self._snapshot(table).version() != before.version():
+            raise AssayError(f"{table}: another process has written to it since this one looked", LET_IT_END)
 
     def _newest(self, table: str) -> int:
         version = self.version(table)
@@ -229,7 +246,7 @@ class Lakehouse:
         if is_there and (mode == "append" or where is not None):
             _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
-            self._save(write.mode("append").option("mergeSchema", "true"), table)
+            self._add(frame, write, table, before, writer, number)
         elif where is not None and is_there:
             self._save(_replacing_rows(write, where), table)
         else:
@@ -237,7 +254,7 @@ class Lakehouse:
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
-                "another run writes to this lakehouse at the same time; let it end, then run again",
+                LET_IT_END,
             )
         return True
 

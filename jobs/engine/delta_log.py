@@ -26,24 +26,24 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
     `version`, has other columns, or if its files are many or not known.
     """
-    java = jvm(frame.sparkSession)
     transaction = log.startTransaction()
-    before = transaction.snapshot()
-    files = _files(before)
-    columns = frame._jdf.schema().asNullable()  # as Delta keeps them
-    if files is None or before.version() != version or not before.schema().equals(columns):
+    files = _files(transaction.snapshot())
+    if files is None or not _is_as_expected(transaction, frame, version):
         return None
-    transaction.readWholeTable()  # so that whatever another process commits meanwhile is in the way
-    nothing, delta = java.scala.Option.empty(), java.org.apache.spark.sql.delta
-    actions = [file.remove() for file in files]
-    if writer:
-        actions.append(delta.actions.SetTransaction(writer, number, nothing))
-    others = java.scala.jdk.javaapi.CollectionConverters.asScala(actions).toSeq()
-    mode = java.org.apache.spark.sql.SaveMode.valueOf("Overwrite")
-    operation, added = delta.DeltaOperations.Write(mode, *[nothing] * 8), transaction.writeFiles(frame._jdf)
-    if added.isEmpty() and not actions:
-        return version
-    return int(transaction.commit(added.concat(others), operation))
+    return _commit(frame, transaction, "Overwrite", [file.remove() for file in files], writer, number)
+
+
+def append(frame: DataFrame, log: Any, version: int, writer: str, number: int) -> int | None:
+    """Adds the rows of `frame` to a table that is at `version`; returns the version that it has then.
+
+    The commit says that `writer` has written `number`. That it has not before is for the caller to know: Delta would
+    compute the whole state of the log to find out. None, and nothing is done, if the table is not at `version` or has
+    other columns.
+    """
+    transaction = log.startTransaction()
+    if not _is_as_expected(transaction, frame, version):
+        return None
+    return _commit(frame, transaction, "Append", [], writer, number)
 
 
 def file_names(snapshot: Any) -> list[str]:
@@ -111,6 +111,27 @@ def each(sequence: Any) -> Iterator[Any]:
 def value(option: Any) -> Any:
     """What a Scala Option holds; None if nothing."""
     return option.get() if option.isDefined() else None
+
+
+def _is_as_expected(transaction: Any, frame: DataFrame, version: int) -> bool:
+    """Whether a transaction began at `version` of a table, and that has the columns of `frame`."""
+    columns = frame._jdf.schema().asNullable()  # as Delta keeps them
+    before = transaction.snapshot()
+    return bool(before.version() == version and before.schema().equals(columns))
+
+
+def _commit(frame: DataFrame, transaction: Any, mode: str, gone: list[Any], writer: str | None, number: int) -> int:
+    """Writes the rows of `frame`, and commits them with what removes other files; returns the version then."""
+    transaction.readWholeTable()  # so that whatever another process commits meanwhile is in the way
+    java = jvm(frame.sparkSession)
+    nothing, delta = java.scala.Option.empty(), java.org.apache.spark.sql.delta
+    actions = [*gone, *([delta.actions.SetTransaction(writer, number, nothing)] if writer else [])]
+    others = java.scala.jdk.javaapi.CollectionConverters.asScala(actions).toSeq()
+    save_mode = java.org.apache.spark.sql.SaveMode.valueOf(mode)
+    operation, added = delta.DeltaOperations.Write(save_mode, *[nothing] * 8), transaction.writeFiles(frame._jdf)
+    if added.isEmpty() and not actions:
+        return int(transaction.snapshot().version())
+    return int(transaction.commit(added.concat(others), operation))
 
 
 def _field(row: Any, name: str, kind: str) -> Any:

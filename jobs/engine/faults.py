@@ -1,4 +1,4 @@
-"""What went wrong below Assay, in words a user can act on: a damaged file of the lakehouse, a full disk.
+"""What went wrong below Assay, in words a user can act on: a damaged file, a full disk, another process.
 
 The texts of Spark and Delta may quote values of rows, so nothing of them is repeated but paths and kinds.
 """
@@ -25,6 +25,7 @@ _WAY_OUT = (
     "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE), which "
     "is then to take over (assay run --take-over)"
 )
+LET_IT_END = "another run writes to this lakehouse at the same time; let it end, then run again"
 
 
 def explained(error: BaseException) -> AssayError | None:
@@ -41,6 +42,8 @@ def explained(error: BaseException) -> AssayError | None:
         return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
     if found := _NO_FILE.search(text):
         return AssayError(f"cannot read {found.group(1)}: it is gone", _WAY_OUT)
+    if "[DELTA_CONCURRENT_" in text:
+        return AssayError("another process wrote to a table of the lakehouse while this one did", LET_IT_END)
     return None
 
 

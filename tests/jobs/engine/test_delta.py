@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from delta.tables import DeltaTable
@@ -15,6 +16,7 @@ from pyspark.sql import functions as F
 from jobs.engine import delta, delta_log
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
+from jobs.engine.faults import explained
 from jobs.engine.ledger import TableState
 from jobs.engine.session import session_settings
 from jobs.maintain import _is_founded
@@ -37,11 +39,49 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
         lake.append_once(spark.sql("SELECT 8L AS _batch_id, DATE'2024-01-01' AS name"), "t", "writer", 8)
     assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
 
-    # As when another process makes the same write after this one has looked: Delta says nothing and writes nothing.
+    # Another process makes the same write after this one has looked: it is not made twice, nor taken for one's own.
+    def looks_too_early(snapshot: object) -> dict[str, int]:
+        found = numbers(snapshot)
+        monkeypatch.undo()
+        assert Lakehouse(spark, lake.root).append_once(rows, "t", "writer", 4)
+        return found
+
+    numbers = delta_log.numbers
+    monkeypatch.setattr(delta_log, "numbers", looks_too_early)
+    with pytest.raises(AssayError, match="t: another process has written to it since this one looked"):
+        lake.append_once(rows, "t", "writer", 4)
+    assert lake.read("t").count() == 3
+
+    # As where Delta takes it for made between that look and the write: it says nothing and writes nothing.
+    wider = rows.withColumn("city", F.lit("Bonn"))
     monkeypatch.setattr(delta_log, "numbers", lambda _: {})
-    with pytest.raises(AssayError, match="t: Delta dropped write 3 of writer, as if it had been made before"):
-        lake.append_once(rows, "t", "writer", 3)
-    assert lake.read("t").count() == 2
+    with pytest.raises(AssayError, match="t: Delta dropped write 4 of writer, as if it had been made before"):
+        lake.append_once(wider, "t", "writer", 4)
+    assert lake.read("t").count() == 3
+
+
+def test_rows_are_added_in_a_commit_of_their_own_and_as_delta_does_it_where_columns_differ(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    lake.append_once(spark.sql("SELECT 1 AS id, 'Ann' AS name"), "t", "writer", 1)
+
+    def added(rows: str, number: int) -> int | None:
+        return delta_log.append(spark.sql(rows), lake._log("t"), lake.version("t") or 0, "writer", number)
+
+    assert added("SELECT 2 AS id, 'Bob' AS name", 2) == 1
+    assert added("SELECT 2 AS id, 'Bob' AS name WHERE false", 3) == 2, "what is written is a number, too"
+    assert lake.written_through("t", "writer") == 3
+    assert delta_log.append(spark.sql("SELECT 3 AS id, 'Cyd' AS name"), lake._log("t"), 1, "writer", 4) is None
+    # In another order, or of other types: Delta finds each column by its name, and makes those that are missing.
+    assert added("SELECT 'Cyd' AS name, 3 AS id", 4) is None
+    assert added("SELECT 3 AS id", 4) is None
+    assert lake.append_once(spark.sql("SELECT 'Cyd' AS name, 3 AS id, 'Bonn' AS city"), "t", "writer", 4)
+    everything = {(1, "Ann", None), (2, "Bob", None), (3, "Cyd", "Bonn")}
+    for read in (lake.read, lake.read_for_audit, lake.read_log):
+        assert {tuple(row) for row in read("t").collect()} == everything
+    forget_tables(spark)
+    assert not Lakehouse(spark, lake.root).append_once(spark.sql("SELECT 3 AS id"), "t", "writer", 4)
 
 
 def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_delta_does_it(
@@ -88,23 +128,27 @@ def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_de
     assert lake.read_log("t").count() == 2
 
 
-def test_what_another_process_commits_during_an_overwrite_is_not_lost(
-    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("write", [delta_log.overwrite, delta_log.append])
+def test_what_another_process_commits_meanwhile_is_not_lost_and_not_written_twice(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, write: Callable[..., object]
 ) -> None:
     lake, other = Lakehouse(spark, str(tmp_path)), Lakehouse(spark, str(tmp_path))
     for id in (1, 2):
         lake.overwrite(spark.sql(f"SELECT {id} AS id"), "t")
 
-    def files(snapshot: object) -> object:
-        found = known_files(snapshot)
+    def looks_too_early(*args: Any) -> bool:
+        found = is_as_expected(*args)
         monkeypatch.undo()
-        other.append(spark.sql("SELECT 3 AS id"), "t")
+        other.append_once(spark.sql("SELECT 3 AS id"), "t", "writer", 1)
         return found
 
-    known_files = delta_log._files
-    monkeypatch.setattr(delta_log, "_files", files)
-    with pytest.raises(Exception, match="DELTA_CONCURRENT_APPEND"):
-        delta_log.overwrite(spark.sql("SELECT 4 AS id"), lake._log("t"), 1)
+    is_as_expected = delta_log._is_as_expected
+    monkeypatch.setattr(delta_log, "_is_as_expected", looks_too_early)
+    with pytest.raises(Exception, match="DELTA_CONCURRENT_APPEND") as raised:
+        write(spark.sql("SELECT 3 AS id"), lake._log("t"), 1, "writer", 1)
+    error = explained(raised.value)
+    assert error is not None
+    assert error.message == "another process wrote to a table of the lakehouse while this one did"
     assert ids(lake.read_log("t")) == [2, 3]
 
 
