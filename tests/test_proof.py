@@ -34,7 +34,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, server:
 
 
 def test_a_run_killed_between_bronze_and_silver_is_finished_by_the_next(bench: Bench) -> None:
-    outcome = bench.kill_at("before save silver/members/member_entries")
+    outcome = bench.kill_at("before append silver/members/member_entries")
     assert outcome.disturbances == 1
     assert outcome.differences == []
 
