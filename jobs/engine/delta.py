@@ -1,6 +1,6 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +81,7 @@ class Lakehouse:
         return self.spark.createDataFrame([], delta_log.schema(snapshot)) if rows is None else rows
 
     def read_log(self, table: str, version: int | None = None) -> DataFrame:
-        """The same, as Delta finds it in the log itself."""
+        """The rows of a table, as of `version` or now, as Delta finds them in the log itself."""
         reader = self.spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
@@ -203,26 +203,22 @@ class Lakehouse:
         """Replaces the rows of snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer,
         number), if the write is to have one, as `write` has then.
         """
-        is_there = before.version() >= 0
-        if is_there and delta_log.overwrite(frame, self._log(table), before.version(), *once) is not None:
-            return
-        self._verify_same(table, before)
-        self._save(_replacing(write, is_there), table)
+        write = _replacing(write, before.version() >= 0)
+        self._commit_or_save(delta_log.overwrite, frame, write, table, before, *once)
 
-    def _add(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> None:
-        """Adds rows to snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer, number),
-        as `write` has them.
+    def _commit_or_save(
+        self, commit: Callable[..., int | None], frame: DataFrame, write: DataFrameWriter, table: str, before: Any,
+        *once: Any,
+    ) -> None:  # fmt: skip
+        """Lets `commit` write `frame` to a table that is at snapshot `before`; lets Delta, by `write`, if that may not.
+
+        Raises AssayError if it may not because the table is at another version by now: the same may have been written.
         """
-        is_there = before.version() >= 0
-        if is_there and delta_log.append(frame, self._log(table), before.version(), *once) is not None:
+        if before.version() >= 0 and commit(frame, self._log(table), before.version(), *once) is not None:
             return
-        self._verify_same(table, before)
-        self._save(write.mode("append").option("mergeSchema", "true"), table)
-
-    def _verify_same(self, table: str, before: Any) -> None:
-        """Raises AssayError if a table is not at snapshot `before` any longer: the same may have been written."""
         if self._snapshot(table).version() != before.version():
             raise AssayError(f"{table}: another process has written to it since this one looked", LET_IT_END)
+        self._save(write, table)
 
     def _newest(self, table: str) -> int:
         version = self.version(table)
@@ -246,7 +242,8 @@ class Lakehouse:
         if is_there and (mode == "append" or where is not None):
             _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
-            self._add(frame, write, table, before, writer, number)
+            write = write.mode("append").option("mergeSchema", "true")
+            self._commit_or_save(delta_log.append, frame, write, table, before, writer, number)
         elif where is not None and is_there:
             self._save(_replacing_rows(write, where), table)
         else:

@@ -1,4 +1,4 @@
-"""What a table's Delta log says, and a commit that names the files that go: by classes of Delta and of Delta Kernel.
+"""What a table's Delta log says, and commits of rows that need not ask it: by classes of Delta and of Delta Kernel.
 
 Delta's Python API has nothing of it. What the checksum file beside the newest commit says of a version, Delta itself
 would compute with queries, which for a small table take longer than to read or write it. Kernel, the Delta project's

@@ -184,7 +184,7 @@ def published_documents(
     """Which version of each table of documents goes with a release; without a number, with the newest."""
     if not has_tables(connection, "ops.release_documents"):
         return {}
-    # By name, and so that an earlier Assay's table without the column can be asked, too.
+    # As JSON, so that the table of an earlier Assay, which lacks the column, can be asked, too.
     rows = connection.execute(
         "SELECT source, document, delta_version, to_jsonb(d) ->> 'delta_table' FROM ops.release_documents AS d "
         "WHERE release_id = coalesce(%s::bigint, (SELECT max(release_id) FROM ops.releases))",
