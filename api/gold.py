@@ -17,14 +17,15 @@ Counts = dict[str, int]
 
 _NEWEST = "WITH release AS (SELECT release_id, published_at FROM ops.releases ORDER BY release_id DESC LIMIT 1) "
 
+# Postgres looks for each table that a statement names, and whether the role may read it, also where it reads no row.
 _RELEASE = (
     _NEWEST
     + """
-SELECT release_id, published_at, name
-FROM release LEFT JOIN unnest(ARRAY[
-  'gold.customer_channel_interactions', 'gold.customer_channel_daily_interactions',
-  'gold.customer_channel_topics', 'gold.product_customer_types'
-]) AS name ON to_regclass(name) IS NULL"""
+SELECT release_id, published_at FROM release
+WHERE NOT EXISTS (SELECT FROM gold.customer_channel_interactions WHERE false)
+  AND NOT EXISTS (SELECT FROM gold.customer_channel_daily_interactions WHERE false)
+  AND NOT EXISTS (SELECT FROM gold.customer_channel_topics WHERE false)
+  AND NOT EXISTS (SELECT FROM gold.product_customer_types WHERE false)"""
 )
 
 # The order is by code point, whatever the database's own is.
@@ -84,10 +85,8 @@ class Gold:
         self._database = database
 
     async def release(self) -> Release:
-        """The newest release. Raises NotPublished also if a table that is served here is missing from it."""
-        release, rows = await self._ask(_RELEASE, {})
-        if missing := [name for (name,) in rows if name is not None]:
-            raise NotPublished(f"{missing[0]} does not exist")
+        """The newest release. Raises also if a table that is served here is not there, or may not be read."""
+        release, _ = await self._ask(_RELEASE, {})
         return release
 
     async def interactions(

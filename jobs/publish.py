@@ -141,9 +141,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     items, lakehouse = {source.name: publications(run, source) for source in sources}, run.ledger.identity()
     with postgres.connect(target) as connection:
         postgres.keep_others_off(connection)
-        postgres.prepare(connection, reader_passwords(run.settings))
         if not take_over:
             postgres.verify_owner(connection, lakehouse)
+        postgres.prepare(connection, reader_passwords(run.settings))
         # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
         is_foreign = postgres.is_of_another(connection, lakehouse)
         last = {} if is_foreign else postgres.published(connection)

@@ -19,6 +19,7 @@ from jobs.engine.session import PROJECT
 from jobs.engine.versions import fingerprint, metrics
 
 ROLES = ("analyst", "restricted_reader")
+_SCHEMAS = ("gold", "restricted", "ops")
 RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""
@@ -39,7 +40,11 @@ _LONG_SESSION = """SET idle_session_timeout = 0;
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
 # How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
-_JDBC_REFUSED = re.compile(r'PSQLException: ERROR: (?!.*No space left on device)([^"\n]*"?)')
+# A server may speak another language than English (FEHLER: ..., ERREUR : ...), with other quotes; the driver does not.
+_QUOTES = '"«»„“”「」'
+_JDBC_REFUSED = re.compile(
+    rf"PSQLException: (?!FATAL|PANIC)\w+ ?: (?!.*No space left on device)([^{_QUOTES}\n]*[{_QUOTES}]?)"
+)
 
 
 @contextmanager
@@ -63,6 +68,13 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
             if read_only:
                 connection.execute("SET default_transaction_read_only = on")
             yield connection
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise AssayError(
+            f"Postgres user {database.user} may not do that in database {database.name} at {address}: "
+            f"{_first_line(error)}",
+            f"what Assay publishes is to belong to {database.user}, which a backup that was restored may not: let an "
+            f"administrator run ALTER ... OWNER TO {database.user} for schemas and tables of gold, restricted and ops",
+        ) from None
     except (psycopg.OperationalError, Py4JJavaError) as error:
         if isinstance(error, Py4JJavaError) and not _JDBC_LOST.search(str(error)):
             raise
@@ -93,20 +105,24 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
 
 
 def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
-    """Makes schemas, ops tables, roles and grants where they are missing.
+    """Makes schemas, ops tables and roles where they are missing, and grants what they may read to new ones.
 
-    A new role gets the password of `passwords`; without one, only an administrator can let somebody in.
+    Grants are not made again: what an administrator has revoked since stays so. A new role gets the password of
+    `passwords`; without one, only an administrator can let somebody in.
     Raises AssayError naming the missing grant.
     """
     try:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
-            for role in ROLES:
-                _ensure_role(connection, role, passwords.get(role))
+            is_new = [_make_role(connection, role, passwords.get(role)) for role in ROLES]
+            is_new += [not has_tables(connection, *RELEASES), not _has_schemas(connection)]
             connection.execute((PROJECT / "conf/postgres/ops.sql").read_text())
-            connection.execute((PROJECT / "conf/postgres/grants.sql").read_text())
+            if any(is_new):
+                connection.execute((PROJECT / "conf/postgres/grants.sql").read_text())
     except psycopg.errors.InsufficientPrivilege as error:
         user = connection.info.user
+        if _has_schemas(connection):  # all there is to make is there, and is somebody else's
+            raise
         raise AssayError(
             f"Postgres user {user} lacks a privilege: {_first_line(error)}",
             f"let an administrator run: GRANT CREATE ON DATABASE {connection.info.dbname} TO {user}; "
@@ -229,9 +245,9 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
     except Py4JJavaError as error:
         text = str(error)
         if (refused := _JDBC_REFUSED.search(text)) and not _JDBC_LOST.search(text):
+            why = re.sub(f"[{_QUOTES}]", "...", refused[1])
             raise AssayError(
-                f"{item.full_name}: Postgres refused rows that were loaded ({refused[1].replace(chr(34), '...')}); "
-                "nothing was published",
+                f"{item.full_name}: Postgres refused rows that were loaded ({why}); nothing was published",
                 "a type that is declared for a column (conf/sources) may be too narrow; run again with --verbose to "
                 "see all of it, which may quote values",
             ) from error
@@ -393,10 +409,17 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
-def _ensure_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> None:
-    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
-        statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
-        connection.execute(statement)
+def _make_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> bool:
+    """Makes a role unless it is there; whether it was made."""
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is not None:
+        return False
+    connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+    return True
+
+
+def _has_schemas(connection: psycopg.Connection[Any]) -> bool:
+    found = "SELECT to_regnamespace(name) IS NOT NULL FROM unnest(%s::text[]) AS name"
+    return all(is_there for (is_there,) in connection.execute(found, [list(_SCHEMAS)]))
 
 
 def _first_line(error: Exception) -> str:

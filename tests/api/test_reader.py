@@ -1,12 +1,14 @@
 """The interaction endpoints over real HTTP and a real Postgres: shapes, filters, errors, and what caches rely on."""
 
 import threading
+import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
+from api.app import READY_FOR_SECONDS
 from jobs.engine.database import Database
 from scripts.proof.world import postgres_variables
 from tests.api.gold import create_tables, execute, new_database, publish, publish_rows
@@ -264,7 +266,26 @@ def test_before_the_first_release_the_reader_says_that_there_is_none_and_afterwa
         assert (answer.status_code, answer.headers["last-modified"][-3:]) == (200, "GMT")
 
 
-def test_ready_names_the_release_and_what_is_missing(own: tuple[Service, Database], service: Service) -> None:
+def test_ready_names_the_release(service: Service) -> None:
     ready = service.get("/ready").json()["data"]
     assert (ready["status"], ready["release"]["release_id"]) == ("ok", 1)
     assert ready["release"]["published_at"].endswith("Z")
+
+
+def test_ready_says_what_may_not_be_read_and_what_is_missing(database: Database, tmp_path: Path) -> None:
+    publish_rows(database)
+    execute(database, "CREATE ROLE website LOGIN PASSWORD 'website'; GRANT analyst TO website")
+    try:
+        with Service(tmp_path, **postgres_variables(database.as_user("website", "website"))) as service:
+            assert service.get("/ready").status_code == 200
+            for change, says in (
+                ("REVOKE SELECT ON gold.product_customer_types FROM analyst", "may not read the tables"),
+                ("DROP TABLE gold.product_customer_types", "product_customer_types"),
+            ):
+                execute(database, change)
+                time.sleep(READY_FOR_SECONDS)
+                answer = service.get("/ready")
+                assert answer.status_code == 503
+                assert says in answer.json()["error"]
+    finally:
+        execute(database, "DROP ROLE website")

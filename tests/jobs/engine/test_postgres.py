@@ -266,8 +266,45 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
         may_read = "SELECT has_table_privilege('analyst', 'gold.things', 'SELECT')"
         assert connection.execute(may_read).fetchone() == (True,)
         connection.execute("CREATE VIEW gold.mine AS SELECT 1 AS n; REVOKE SELECT ON gold.things FROM analyst")
+        connection.execute("REVOKE USAGE ON SCHEMA restricted FROM restricted_reader")
+        connection.execute("REVOKE SELECT ON ops.row_accounts FROM analyst")
         assert publish(plain_user, thing(ID_N, 1), (2, 1)) == 2
         assert connection.execute(may_read).fetchone() == (False,)
+        still = (
+            "SELECT has_schema_privilege('restricted_reader', 'restricted', 'USAGE'), "
+            "has_table_privilege('analyst', 'ops.row_accounts', 'SELECT'), "
+            "has_table_privilege('analyst', 'ops.releases', 'SELECT')"
+        )
+        assert connection.execute(still).fetchone() == (False, False, True)
+        # A schema that is made anew is granted anew.
+        connection.execute("DROP SCHEMA restricted CASCADE")
+        assert publish(plain_user, thing(ID_N, 1), (3, 1)) == 3
+        assert connection.execute(still).fetchone() == (True, True, True)
+
+
+def test_what_belongs_to_somebody_else_is_named(database: Database, plain_user: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO plain')
+    with pytest.raises(
+        AssayError, match=r"user plain may not do that in .*: permission denied for schema ops"
+    ) as error:
+        publish(plain_user, thing(ID_N, 1), (2, 1))
+    assert "ALTER ... OWNER TO plain" in str(error.value)
+    assert things(database) == [(1, 1)]
+
+
+def test_a_row_that_is_refused_is_told_of_in_any_language_without_its_values() -> None:
+    for said, kept in (
+        ('ERROR: invalid input syntax for type integer: "Ann"', 'invalid input syntax for type integer: "'),
+        ("FEHLER: ungültige Eingabesyntax für Typ integer: »Ann«", "ungültige Eingabesyntax für Typ integer: »"),
+        ("ERREUR : syntaxe en entrée invalide : « Ann »", "syntaxe en entrée invalide : «"),
+    ):
+        found = postgres._JDBC_REFUSED.search(f"org.postgresql.util.PSQLException: {said}\n\tat org.postgresql")
+        assert found is not None
+        assert found[1] == kept
+    for lost in ("FATAL: terminating connection", "An I/O error occurred", "ERROR: x: No space left on device"):
+        assert not postgres._JDBC_REFUSED.search(f"PSQLException: {lost}")
 
 
 def test_times_of_the_ledger_are_the_same_in_every_zone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
