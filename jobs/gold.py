@@ -15,7 +15,8 @@ from pyspark.sql.types import DecimalType, IntegralType
 
 from jobs.engine import rules as gate
 from jobs.engine.context import Run
-from jobs.engine.delta import Changes
+from jobs.engine.delta import LOG_RETENTION, Changes
+from jobs.engine.documents import KEY
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Computed, Source, Transform, input_names
@@ -23,6 +24,8 @@ from jobs.engine.versions import fingerprint, metrics, together
 from jobs.silver import call, quarantine_table, silver_table, verify_all_parsed
 from jobs.silver import shapes as silver_shapes
 
+LOG_DAYS = 2 * 365  # for which a new gold table keeps its log
+_NO_VERSION = -1
 _MOST_SLICES = 400  # of more, to compute the table anew takes no longer
 
 
@@ -67,6 +70,7 @@ def refine(run: Run, source: Source) -> GoldReport:
     _verify_derived(run, source)
     report = _refresh(run, source, gold(source))
     if report.refreshed:
+        _check_documents(run, source, report.refreshed)
         _check(run, source)
     # Not before the check: the next run would find the tables up to date, and publish what contradicts itself.
     run.ledger.record_table_states(report.states)
@@ -206,6 +210,24 @@ def _check(run: Run, source: Source) -> None:
             )
 
 
+def _check_documents(run: Run, source: Source, refreshed: Collection[str]) -> None:
+    """Raises AssayError if rows of a table that was refreshed could not each become a file of its own."""
+    for name, document in source.documents.items():
+        path, key = gold_table(source, name), F.col(document.key).cast("string")
+        if path not in refreshed:
+            continue
+        keys = run.lake.read(path).groupBy(key.alias("key")).count()
+        fits = F.coalesce(F.col("key").rlike(rf"\A{KEY.pattern}\z"), F.lit(False))
+        found = keys.where(~fits | (F.col("count") > 1)).agg(F.count("*"), F.count_if(~fits)).first()
+        if found is not None and found[0]:
+            raise AssayError(
+                f"{_named([path])}: {found[0]:,} values of {document.key} cannot each name a file: {found[1]:,} are "
+                "missing, or have other characters than letters, digits, _ and - or over 200 of them, and the others "
+                "come more than once",
+                f"nothing was published; mend the transform (transforms/{source.name}.py), or hold such rows back",
+            )
+
+
 def _refresh(
     run: Run, source: Source, recipes: Sequence[Recipe], silver: Mapping[str, str] | None = None
 ) -> GoldReport:
@@ -220,6 +242,7 @@ def _refresh(
     report.unchanged = [recipe.table for recipe in recipes if recipe.table not in wanted]
     pending = {recipe.table: recipe for recipe in recipes if recipe.table in wanted}
     before = {table: run.lake.version(table) for table in pending}
+    _forget_those_gone(run, [table for table, version in before.items() if version is None])
 
     def refresh(target: str) -> tuple[TableState, list[gate.RuleResult]]:
         return _bring_up_to_date(run, source, pending[target], logic, (silver or {}).get(target))
@@ -233,6 +256,16 @@ def _refresh(
                 report.states.append(state)
                 report.rules += results
     return report
+
+
+def _forget_those_gone(run: Run, tables: Sequence[str]) -> None:
+    """Records of tables that were removed that no version of them is what their state says.
+
+    Made anew, they will count their versions from 0 again. If the run is cut short before it records the new state, the
+    next one must not take version 0 for that of the state, and add to it what has come since then.
+    """
+    states = run.ledger.table_states()
+    run.ledger.record_table_states([replace(states[t], delta_version=_NO_VERSION) for t in tables if t in states])
 
 
 def _bring_up_to_date(
@@ -378,7 +411,9 @@ def _write(
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
     measures = [*metrics(frame), *[gate.violations(rule) for rule in rules]]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *measures).select(*frame.columns)
-    version = run.lake.overwrite(watched, state.table_name)
+    # Older releases are read by their versions: as long as `assay maintain` sees to it at the least.
+    properties = {} if silver else {LOG_RETENTION: f"interval {LOG_DAYS} days"}
+    version = run.lake.overwrite(watched, state.table_name, properties)
     found = observed.get
     results = gate.results(str(silver), rules, found)
     gate.enforce(results)

@@ -24,6 +24,7 @@ from jobs import publish, releases
 from jobs.engine import documents, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database
+from jobs.engine.delta import LOG_RETENTION
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.ledger import ACCOUNTS, RULES, TableState
@@ -39,7 +40,6 @@ SMALL, MANY, COMPACTED = 32 * MB, 4, 256 * MB
 _CLOCKS = timedelta(hours=1)
 _TABLES_AT_ONCE = 4
 _YEAR = 365
-_LOG_RETENTION = "delta.logRetentionDuration"
 _ACCOUNT = ["source", "layer", "table_name", "batch_id", "source_file"]
 
 
@@ -225,8 +225,8 @@ def _keep_log(run: Run, path: str, kept: Kept) -> None:
     """
     years = (run.started_at - kept.oldest).days // _YEAR + 2
     wanted = f"interval {years * _YEAR} days"
-    if run.lake.table_property(path, _LOG_RETENTION) != wanted:
-        run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ('{_LOG_RETENTION}' = '{wanted}')")
+    if run.lake.table_property(path, LOG_RETENTION) != wanted:
+        run.spark.sql(f"ALTER TABLE {_delta(run, path)} SET TBLPROPERTIES ('{LOG_RETENTION}' = '{wanted}')")
 
 
 def _is_founded(run: Run, state: TableState) -> bool:

@@ -1,6 +1,7 @@
 """Tables that are brought up to date by what has changed: always as if they were computed as a whole."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -24,7 +25,7 @@ from jobs.engine.sources import Source, load_sources
 from jobs.engine.versions import checksum
 from jobs.silver import call
 from scripts.proof.world import relaxed
-from tests.lab import Lab, with_gold
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE
 from tests.transforms.rows import assert_rows
 
@@ -205,6 +206,35 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert lab.query(days_of_ed) == [("2023-07-07",)]
     assert added_up == dict.fromkeys(SUMS, True)
     assert_as_a_whole(lab, contacts)
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_table_that_was_removed_and_made_anew_before_a_crash_is_not_added_to(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first version has the number of the one that is recorded, and more rows."""
+    contacts = with_gold("contacts")
+    lab.land("contacts/a.jsonl", "".join(transferred(day, to="Bo") for day in DAYS))
+    lab.run(contacts, until="silver")
+    for table in SUMS:
+        shutil.rmtree(lab.lake.path(table))
+    forget_tables(lab.lake.spark)
+    lab.land("contacts/b.jsonl", transferred("2023-11-01", to="Bo"))
+    record = Ledger.record_table_states
+
+    def crash(ledger: Ledger, states: Sequence[TableState]) -> None:
+        if any(state.delta_version >= 0 and state.table_name in SUMS for state in states):
+            raise RuntimeError("a crash")
+        record(ledger, states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record_table_states", crash)
+        with pytest.raises(RuntimeError, match="a crash"):
+            lab.run(contacts, until="silver")
+    assert [lab.lake.version(table) for table in SUMS] == [0, 0]
+    lab.run(contacts, until="silver")
+    days = lab.table("silver/contacts/case_days").where("counselor_name = 'Bo'")
+    assert days.agg({"number_of_cases": "sum"}).collect()[0][0] == len(DAYS) + 1
 
 
 @pytest.mark.usefixtures("loads")

@@ -1,6 +1,6 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES, jvm
 
+INDEXED_COLUMNS, LOG_RETENTION = "delta.dataSkippingNumIndexedCols", "delta.logRetentionDuration"
+_MOST_INDEXED = 3
 # Where more files came and went, or a larger part of the table, what changed is no quicker to go by than all of it.
 _MANY_CHANGED, _LARGEST_CHANGE = 200, 1 / 4
 
@@ -162,10 +164,13 @@ class Lakehouse:
         """Replaces the rows `where` (SQL) by `frame`, under the same terms as `append_once`; other files stay."""
         return self._write_once(frame, table, writer, number, mode="overwrite", where=where)
 
-    def overwrite(self, frame: DataFrame, table: str) -> int:
-        """Replaces the table's rows (and its columns) by `frame`; returns the new version."""
+    def overwrite(self, frame: DataFrame, table: str, properties: Mapping[str, str] | None = None) -> int:
+        """Replaces the table's rows (and its columns) by `frame`; returns the new version.
+
+        A table that is not there yet gets the properties.
+        """
         # Such a table is read whole: no values of its rows in the log.
-        write = frame.write.option("delta.dataSkippingNumIndexedCols", "0")
+        write = frame.write.options(**{INDEXED_COLUMNS: "0", **(properties or {})})
         self._replace_all(frame, write, table, self._snapshot(table))
         return self._newest(table)
 
@@ -239,6 +244,8 @@ class Lakehouse:
         if delta_log.numbers(before).get(writer, 0) >= number:
             return False
         write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
+        if not is_there:
+            write = write.option(INDEXED_COLUMNS, str(min(_MOST_INDEXED, _own_columns(frame))))
         if is_there and (mode == "append" or where is not None):
             _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
@@ -343,6 +350,11 @@ def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:
 def _replacing_rows(writer: DataFrameWriter, where: str) -> DataFrameWriter:
     """The writer of rows that take the place of those `where` (SQL), and are no others."""
     return writer.mode("overwrite").options(mergeSchema="true", replaceWhere=where)
+
+
+def _own_columns(frame: DataFrame) -> int:
+    """How many columns come before the first that holds what a sender sent."""
+    return next((at for at, name in enumerate(frame.columns) if not name.startswith("_")), len(frame.columns))
 
 
 def _verify_types(table: str, there: StructType, new: StructType) -> None:

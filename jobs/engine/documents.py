@@ -19,8 +19,9 @@ from jobs.engine.landing import local_path
 from jobs.engine.sources import Document
 from jobs.engine.versions import measured
 
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_WORDS = 3  # of the hidden file; one of an earlier Assay had no checksum
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+# Of the hidden file; one of an earlier Assay had no ending and no key, or no checksum either.
+_WORDS, _CHECKSUM = 5, 2
 
 
 def folder_of(output: str, document: Document) -> Path:
@@ -38,7 +39,8 @@ def is_current(
     lake: Lakehouse, table: str, version: int, document: Document, output: str, checksum: str | None
 ) -> bool:
     """Whether the files are from that version of a gold table, by the hidden file beside them, as `write` reads it."""
-    return _is_from(_origin(_mark(folder_of(output, document), document)), lake.identity(table), version, checksum)
+    written = _origin(_mark(folder_of(output, document), document), document)
+    return _is_from(written, _origin_now(lake, table, version, checksum, document))
 
 
 def write(
@@ -50,28 +52,33 @@ def write(
     that only rows that differ are touched. The number alone does not tell: in a lakehouse that was restored it comes
     again, with other rows. Where that version is not there to be compared with, all are written, but for files that are
     the same already, and those of other keys are removed; but none without the hidden file, for Assay may not own it.
-    Without one, Assay owns a folder in which no file is named as they are.
+    Without one, Assay owns a folder in which no file is named as they are. So it is, too, where key or ending of the
+    files have been declared anew; those of a former ending are removed in the end.
     """
     folder = folder_of(output, document)
-    mark, identity = _mark(folder, document), lake.identity(table)
-    is_marked, written = mark.exists(), _origin(mark)
-    if _is_from(written, identity, version, checksum):
+    mark = _mark(folder, document)
+    is_marked, written = mark.exists(), _origin(mark, document)
+    if _is_from(written, _origin_now(lake, table, version, checksum, document)):
         return 0, 0
+    former = sorted({word for word in written if word.startswith(".")} - {document.suffix})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shown, counts = lake.read(table, version), (0, 0)
     checksum = checksum or measured(shown)[1]
-    if written[2:] != [checksum]:
-        rows, before = _texts(shown, document), _before(lake, table, written)
+    now = _origin_now(lake, table, version, checksum, document)
+    if written[2:] != now[2:]:
+        rows, before = _texts(shown, document), _before(lake, table, written, document)
         if before is not None:
             rows = _difference(rows, _texts(before, document), document.key)
         elif is_marked:
             rows = _with_those_gone(rows, folder, document)
         if is_marked or not _keys_there(folder, document):
             # Until all is done, the files are from no version: a crash must not pass for the one before.
-            _replace(mark, "unfinished")
+            _replace(mark, " ".join(["unfinished", document.suffix, *former]))
             os.sync()
         counts = _bring(rows, folder, document)
-    _replace(mark, f"{identity} {version} {checksum}")
+    for suffix in former:
+        counts = counts[0], counts[1] + _remove_all(folder, document.model_copy(update={"suffix": suffix}))
+    _replace(mark, " ".join(now))
     return counts
 
 
@@ -79,13 +86,23 @@ def _mark(folder: Path, document: Document) -> Path:
     return folder / f".{document.prefix}documents"
 
 
-def _origin(mark: Path) -> list[str]:
+def _origin(mark: Path, document: Document) -> list[str]:
     """What the hidden file says; nothing, if there is none."""
-    return mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
+    words = mark.read_text(encoding="utf-8", errors="replace").split() if mark.exists() else []
+    return [*words, document.suffix, document.key] if len(words) == _CHECKSUM + 1 else words
 
 
-def _is_from(written: Sequence[str], identity: str, version: int, checksum: str | None) -> bool:
-    return len(written) == _WORDS and written == [identity, str(version), checksum or written[2]]
+def _origin_now(lake: Lakehouse, table: str, version: int, checksum: str | None, document: Document) -> list[str]:
+    """What the hidden file says of files that are up to date: table, version, checksum, and how they are named."""
+    return [lake.identity(table), str(version), checksum or "", document.suffix, document.key]
+
+
+def _is_from(written: Sequence[str], now: Sequence[str]) -> bool:
+    """Whether the files are from what they are to be from now; its checksum may be unknown."""
+    return len(written) == len(now) and all(
+        one == other or (at == _CHECKSUM and not other)
+        for at, (one, other) in enumerate(zip(written, now, strict=True))
+    )
 
 
 def _texts(rows: DataFrame, document: Document) -> DataFrame:
@@ -93,9 +110,10 @@ def _texts(rows: DataFrame, document: Document) -> DataFrame:
     return rows.select(F.col(document.key).cast("string").alias(document.key), "document")
 
 
-def _before(lake: Lakehouse, table: str, written: Sequence[str]) -> DataFrame | None:
+def _before(lake: Lakehouse, table: str, written: list[str], document: Document) -> DataFrame | None:
     """The rows that the files were written from; None if they are not known, or no longer there as they were."""
-    if len(written) == _WORDS and written[0] == lake.identity(table):
+    is_named_so = written[_CHECKSUM + 1 :] == [document.suffix, document.key]
+    if len(written) == _WORDS and written[0] == lake.identity(table) and is_named_so:
         # That version may be gone, or damaged: what is needed is in the new one.
         with suppress(PySparkException, Py4JJavaError, ValueError):
             rows = lake.read(table, int(written[1]))
@@ -120,9 +138,17 @@ def _keys_there(folder: Path, document: Document) -> list[str]:
     """The keys of the files that are there; names that begin as those of other documents beside them are theirs."""
     prefixes = [mark.name.removeprefix(".").removesuffix("documents") for mark in folder.glob(".*documents")]
     others = tuple(prefix for prefix in prefixes if len(prefix) > len(document.prefix))
-    ours = re.compile(f"{re.escape(document.prefix)}({_KEY.pattern}){re.escape(document.suffix)}")
+    ours = re.compile(f"{re.escape(document.prefix)}({KEY.pattern}){re.escape(document.suffix)}")
     names = [ours.fullmatch(name) for name in os.listdir(folder) if not name.startswith(others)]
     return [name[1] for name in names if name]
+
+
+def _remove_all(folder: Path, document: Document) -> int:
+    """Removes the files that are named as the document's; how many there were."""
+    keys = _keys_there(folder, document)
+    for key in keys:
+        (folder / f"{document.prefix}{key}{document.suffix}").unlink(missing_ok=True)
+    return len(keys)
 
 
 def _bring(rows: DataFrame, folder: Path, document: Document) -> tuple[int, int]:
@@ -155,7 +181,7 @@ def _bring_all(rows: Iterable[Row], folder: Path, document: Document) -> list[tu
 
 def _file(row: Row, folder: Path, document: Document) -> Path:
     key = str(row[document.key])
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise AssayError(f"documents of {document.folder}: a value of {document.key} cannot be part of a file's name")
     return folder / f"{document.prefix}{key}{document.suffix}"
 

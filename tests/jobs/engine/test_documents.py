@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs import gold
 from jobs.engine.delta import Lakehouse
-from jobs.engine.documents import write
-from jobs.engine.errors import ConfigurationError
+from jobs.engine.documents import is_current, write
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.sources import Document
 from jobs.engine.versions import measured
-from tests.lab import forget_tables
+from tests.lab import Lab, forget_tables, with_gold
 
 MEMBERS = Document(folder="processed", prefix="member-", suffix=".json", key="member_id")
 TABLE = "gold/members/member_documents"
@@ -23,12 +24,12 @@ class Desk:
         self.output, self.lake = folder / "out", Lakehouse(spark, str(folder / "lake"))
         self.folder = self.output / "processed"
 
-    def publish(self, **documents: str) -> tuple[int, int]:
+    def publish(self, declared: Document = MEMBERS, /, **documents: str) -> tuple[int, int]:
         rows = self.lake.spark.createDataFrame(list(documents.items()), "member_id STRING, document STRING")
-        return self.write(self.lake.overwrite(rows, TABLE), measured(rows)[1])
+        return self.write(self.lake.overwrite(rows, TABLE), measured(rows)[1], declared)
 
-    def write(self, version: int, checksum: str | None = None) -> tuple[int, int]:
-        return write(self.lake, TABLE, version, MEMBERS, str(self.output), checksum)
+    def write(self, version: int, checksum: str | None = None, declared: Document = MEMBERS) -> tuple[int, int]:
+        return write(self.lake, TABLE, version, declared, str(self.output), checksum)
 
     def restore(self, backup: Path) -> None:
         """The lakehouse as it was, for another process."""
@@ -129,13 +130,49 @@ def test_files_that_were_left_half_written_are_from_no_version(desk: Desk) -> No
 def test_files_that_are_not_utf8_are_written_again(desk: Desk) -> None:
     desk.publish(a="1", b="1")
     damaged, gone, mark = (desk.folder / name for name in ("member-a.json", "member-b.json", ".member-documents"))
-    identity, _, checksum = mark.read_bytes().split()
+    identity, _, checksum, *_ = mark.read_bytes().split()
     for text, content in {"2": b"\xff\xfe", "3": b" ".join([identity, b"\xff", checksum])}.items():
         damaged.write_bytes(b"\xff")
         gone.write_text("1")
         mark.write_bytes(content)
         assert desk.publish(a=text) == (1, 1)
         assert desk.files() == {"member-a.json": text}
+
+
+def test_files_that_are_to_be_called_otherwise_take_the_place_of_those_that_there_are(desk: Desk) -> None:
+    desk.publish(a="1", b="1")
+    # A mark that does not say how they are called is of an earlier Assay, and they are called as ever.
+    mark = desk.folder / ".member-documents"
+    mark.write_text(" ".join(mark.read_text().split()[:3]))
+    assert desk.publish(a="1", b="1") == (0, 0)
+    plain = MEMBERS.model_copy(update={"suffix": ".txt"})
+    with pytest.raises(Exception, match="cannot be part of a file's name"):
+        desk.publish(plain, a="1", **{"../evil": "1"})
+    assert {"member-a.json", "member-b.json"} <= desk.files().keys()
+    assert desk.publish(plain, a="1", c="1") == (2, 2)
+    assert desk.files() == {"member-a.txt": "1", "member-c.txt": "1"}
+    assert is_current(desk.lake, TABLE, 3, plain, str(desk.output), None)
+    assert not is_current(desk.lake, TABLE, 3, MEMBERS, str(desk.output), None)
+    # The same rows under the old name again.
+    assert desk.publish(MEMBERS, a="1", c="1") == (2, 2)
+    assert desk.files() == {"member-a.json": "1", "member-c.json": "1"}
+
+
+def test_keys_that_do_not_each_name_a_file_are_found_before_anything_is_published(lab: Lab) -> None:
+    members = with_gold("members", "member_documents")
+    (name, document), run = next(iter(members.documents.items())), lab.start()
+    path = gold.gold_table(members, name)
+
+    def check(*keys: str | None) -> None:
+        rows = run.spark.createDataFrame([(key, "text") for key in keys], f"{document.key} STRING, document STRING")
+        run.lake.overwrite(rows, path)
+        gold._check_documents(run, members, [path])
+
+    check("a", "b" * 200)
+    for wrong, found, of_those in ((("a", None), 1, 1), (("a", "a", "b"), 1, 0), (("../x", "a b", "c" * 201), 3, 3)):
+        with pytest.raises(AssayError, match=rf"{found} values of {document.key} .* a file: {of_those} are missing"):
+            check(*wrong)
+    gold._check_documents(run, members, [])
 
 
 def test_an_output_that_is_no_folder_is_a_configuration_error(desk: Desk) -> None:
