@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,29 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
     Spark reads nothing of files being written, and does not say so.
     """
     local = local_path(root)
-    found = {}
-    for pattern in patterns:
-        files = _list_local(local, pattern) if local else _list_hadoop(spark, root, pattern)
-        found.update({file.path: file for file in files if not is_being_written(Path(file.path).name)})
-    return sorted(found.values(), key=lambda file: file.path)
+    found: list[LandingFile] = []
+    for place, wanted in _places(patterns).items():
+        found += _list_local(local, place, wanted) if local else _list_hadoop(spark, root, place, wanted)
+    return sorted(found, key=lambda file: file.path)
+
+
+def passed_over(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[str]:
+    """What else is in the folders of the patterns, by path: files that match none, folders, links that lead nowhere."""
+    local = local_path(root)
+    found: list[str] = []
+    for place, wanted in _places(patterns).items():
+        if local:
+            for path in local.glob(place):
+                name = path.relative_to(local).as_posix()
+                if os.path.isdir(path):
+                    found.append(f"{_shown(name)[0]}/")
+                elif not _is_wanted(name, wanted) or not os.path.lexists(os.path.realpath(path)):
+                    found.append(_shown(name)[0])
+        else:
+            for name, status in _statuses(spark, root, place):
+                if status.isDirectory() or not _is_wanted(name, wanted):
+                    found.append(f"{name}/" if status.isDirectory() else name)
+    return sorted(path for path in found if not is_being_written(Path(path).name))
 
 
 def is_being_written(name: str) -> bool:
@@ -95,10 +114,27 @@ def local_path(root: str) -> Path | None:
     return None if "://" in root else Path(root)
 
 
-def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
+def _places(patterns: Iterable[str]) -> dict[str, list[str]]:
+    """What to list, with the patterns that are looked for there: each folder once, and a file that is named alone."""
+    places: dict[str, list[str]] = {}
+    for pattern in patterns:
+        folder = pattern.rpartition("/")[0]
+        place = pattern if _named(pattern) else f"{folder}/*" if folder else "*"
+        places.setdefault(place, []).append(pattern)
+    return places
+
+
+def _is_wanted(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns) and not is_being_written(Path(path).name)
+
+
+def _list_local(root: Path, place: str, patterns: list[str]) -> Iterable[LandingFile]:
     """Raises AssayError if a folder may not be listed, in which Python would find nothing, or a file not looked at."""
-    for path in _matching(root, pattern):
-        shown, unfit = _shown(path.relative_to(root).as_posix())
+    for path in _there(root, place):
+        name = path.relative_to(root).as_posix()
+        if not _is_wanted(name, patterns):
+            continue
+        shown, unfit = _shown(name)
         try:
             status = path.stat()
         except FileNotFoundError:  # taken away since the listing: it was never there
@@ -113,12 +149,11 @@ def _list_local(root: Path, pattern: str) -> Iterable[LandingFile]:
             yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
 
 
-def _matching(root: Path, pattern: str) -> Iterable[Path]:
-    """The paths that may match; one that is named without a pattern is looked up, for its folder may be closed."""
-    named = _ESCAPED.sub(r"\1", pattern)
-    if glob.escape(named) == pattern:
+def _there(root: Path, place: str) -> Iterable[Path]:
+    """The paths of a place; a file that is named without a pattern is looked up, for its folder may be closed."""
+    if named := _named(place):
         return [root / named]
-    folder = root / Path(pattern).parts[0] if "/" in pattern else root
+    folder = root / Path(place).parts[0] if "/" in place else root
     try:
         with os.scandir(folder):
             pass
@@ -126,7 +161,13 @@ def _matching(root: Path, pattern: str) -> Iterable[Path]:
         raise _refused(f"the folder {folder} cannot be listed", error) from None
     except OSError:
         pass  # it is not there, or its name is a pattern, too
-    return root.glob(pattern)
+    return root.glob(place)
+
+
+def _named(pattern: str) -> str | None:
+    """The file that a pattern names, if it can match no other."""
+    named = _ESCAPED.sub(r"\1", pattern)
+    return named if glob.escape(named) == pattern else None
 
 
 def _refused(what: str, error: OSError) -> AssayError:
@@ -160,14 +201,19 @@ def _hash_local(root: Path, path: str) -> str | Unreadable:
         return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}", is_refused)
 
 
-def _list_hadoop(spark: SparkSession, root: str, pattern: str) -> Iterable[LandingFile]:
+def _list_hadoop(spark: SparkSession, root: str, place: str, patterns: list[str]) -> Iterable[LandingFile]:
+    for path, status in _statuses(spark, root, place):
+        if _is_wanted(path, patterns) and status.isFile():
+            yield LandingFile(path, status.getLen(), status.getModificationTime())
+
+
+def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str, Any]]:
+    """Each path of a place, and what Hadoop knows of it."""
     base = hadoop_path(spark, root)
     file_system = base.getFileSystem(hadoop_configuration(spark))
     prefix = str(file_system.makeQualified(base).toString()).rstrip("/") + "/"
-    for status in file_system.globStatus(hadoop_path(spark, f"{root.rstrip('/')}/{pattern}")) or []:
-        if status.isFile():
-            path = str(status.getPath().toString()).removeprefix(prefix)
-            yield LandingFile(path, status.getLen(), status.getModificationTime())
+    for status in file_system.globStatus(hadoop_path(spark, f"{root.rstrip('/')}/{place}")) or []:
+        yield str(status.getPath().toString()).removeprefix(prefix), status
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:

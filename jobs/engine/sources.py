@@ -3,7 +3,8 @@
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,11 +92,15 @@ class Rule(_Strict):
         return f"_rule_{self.name}"
 
 
+_COMPRESSED = ("", ".gz", ".bz2")
+
+
 class RawTable(_Strict):
     """One kind of raw rows: which files hold them and how; each kind is a bronze table.
 
-    With `full_extract`, a newer file replaces all earlier ones. With `arrival_order`, rows keep what tells their order.
-    `sheets` are the names that its sheet may have in the source's workbooks.
+    `landing` is a glob below the landing folder; names that go on with `.gz` or `.bz2` match, too. With `full_extract`,
+    a newer file replaces all earlier ones. With `arrival_order`, rows keep what tells their order. `sheets` are the
+    names that its sheet may have in the source's workbooks.
     """
 
     landing: str
@@ -106,6 +111,11 @@ class RawTable(_Strict):
     sheets: list[str] = []
     full_extract: bool = False
     arrival_order: bool = False
+
+    @property
+    def patterns(self) -> list[str]:
+        """Which files below the landing folder are of it, as they are and compressed."""
+        return [f"{self.landing}{ending}" for ending in _COMPRESSED]
 
     @model_validator(mode="after")
     def _columns_suit_the_format(self) -> "RawTable":
@@ -347,15 +357,24 @@ class Source(_Strict):
         return {**self.publish, **self.documents}
 
     @property
+    def expected_files(self) -> str:
+        """The same for people: what it takes from its landing folders."""
+        texts = ", ".join(raw.landing for raw in self.raw.values())
+        return f"{texts} (also .gz, .bz2){f', {self.workbook}' if self.workbook else ''}"
+
+    @property
     def patterns(self) -> list[str]:
         """Which files below the landing folder are of this source."""
-        return [*([self.workbook] if self.workbook else []), *(raw.landing for raw in self.raw.values())]
+        texts = [pattern for raw in self.raw.values() for pattern in raw.patterns]
+        return [*([self.workbook] if self.workbook else []), *texts]
 
     def raw_tables_of(self, path: str) -> list[str]:
         """The raw tables that a file below the landing folder has rows of: all, if it is a workbook."""
         if self.is_workbook(path):
             return list(self.raw)
-        return [name for name, raw in self.raw.items() if len(self.raw) == 1 or fnmatchcase(path, raw.landing)]
+        if len(self.raw) == 1:
+            return list(self.raw)
+        return [name for name, raw in self.raw.items() if any(fnmatchcase(path, glob) for glob in raw.patterns)]
 
     def is_workbook(self, path: str) -> bool:
         return self.workbook is not None and fnmatchcase(path, self.workbook)
@@ -410,13 +429,34 @@ class Source(_Strict):
 def load_sources(names: list[str] | None = None) -> list[Source]:
     """The sources under conf/sources, all or the named ones, in alphabetical order.
 
-    Raises ConfigurationError naming the file, the key and what was expected, or the names there are.
+    Raises ConfigurationError naming the file, the key and what was expected, or the names there are; also if two
+    sources, be they asked for or not, would write the same table or file.
     """
     files = {file.stem: file for file in sorted((PROJECT / SOURCES_FOLDER).glob("*.yaml"))}
     for name in names or []:
         if name not in files:
             raise ConfigurationError(f"no source is called {name!r}", f"sources: {', '.join(files)}")
-    return [_load(files[name]) for name in files if not names or name in names]
+    wanted, others = [_load(file) for name, file in files.items() if not names or name in names], list[Source]()
+    for name, file in files.items():
+        if names and name not in names:
+            with suppress(ConfigurationError):  # a mistake in what another one declares is no reason to fail
+                others.append(_load(file))
+    _verify_apart([*wanted, *others])
+    return wanted
+
+
+def _verify_apart(sources: Sequence[Source]) -> None:
+    """Raises ConfigurationError if two declarations write the same: each would undo what the other one does."""
+    writers: dict[str, str] = {}
+    for source in sources:
+        tables = [(f"table {table.schema_}.{name}", f"publish.{name}") for name, table in source.publish.items()]
+        exports = [(f"file {export.file}", f"exports.{name}") for name, export in source.exports.items()]
+        documents = [(f"files {d.folder}/{d.prefix}*", f"documents.{name}") for name, d in source.documents.items()]
+        for written, key in (*tables, *exports, *documents):
+            place = f"{SOURCES_FOLDER / source.name}.yaml, {key}"
+            if (other := writers.setdefault(written, place)) != place:
+                first, second = sorted((other, place))
+                raise ConfigurationError(f"{second}: {first} writes {written}, too", "give one of them another name")
 
 
 def input_names(function: Transform) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.engine import landing
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import EMPTY, Unreadable, _hash_hadoop, content_hashes, list_files
+from jobs.engine.landing import EMPTY, Unreadable, _hash_hadoop, content_hashes, list_files, passed_over
 
 
 def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: SparkSession) -> None:
@@ -42,6 +43,31 @@ def test_a_file_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Pa
         "caf\\xe9.log": foreign,
         "loop.log": loop,
     }
+
+
+def test_only_files_of_the_expected_names_are_read_and_the_others_are_told_of(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not `q4.csv.bak`, whose rows are those that were corrected, nor `q4.csv.part`, which is a part of them."""
+    (tmp_path / "credits").mkdir()
+    others = ("a.csv.bak", "a.csv~", "b.csv.part", "b.csv.sha256", "C.CSV", "notes.txt", "a.csv.gz.part")
+    for name in ("a.csv", "a.csv.gz", "b.csv.bz2", ".c.csv", "_d.csv", "~$e.csv", *others):
+        (tmp_path / "credits" / name).write_text("x")
+    for folder in ("2024", "_done"):
+        (tmp_path / "credits" / folder).mkdir()
+        (tmp_path / "credits" / folder / "c.csv").write_text("x")
+    patterns = ["credits/*.csv", "credits/*.csv.gz", "credits/*.csv.bz2"]
+    for is_local in (True, False):
+        with monkeypatch.context() as patch:
+            if not is_local:
+                patch.setattr(landing, "local_path", lambda _: None)
+            found = [file.path for file in list_files(spark, f"file://{tmp_path}", patterns)]
+            assert found == ["credits/a.csv", "credits/a.csv.gz", "credits/b.csv.bz2"]
+            left = passed_over(spark, f"file://{tmp_path}", patterns)
+            assert left == sorted(f"credits/{name}" for name in ("2024/", *others))
+    (tmp_path / "credits/away.csv").symlink_to(tmp_path / "mount/away.csv")
+    assert "credits/away.csv" in passed_over(spark, str(tmp_path), patterns)
+    assert passed_over(spark, str(tmp_path), ["nowhere/*.csv"]) == []
 
 
 def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:

@@ -132,6 +132,48 @@ def test_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, con
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        (
+            {"publish": VALID["publish"]},
+            "things.yaml, publish.things: conf/sources/others.yaml, publish.things writes table gold.things",
+        ),
+        (
+            {"documents": {"papers": {"folder": "papers", "prefix": "p-", "suffix": ".json", "key": "id"}}},
+            "things.yaml, documents.papers: conf/sources/others.yaml, documents.papers writes files papers/p-*",
+        ),
+        (
+            {
+                "publish": {"others": VALID["publish"]["things"]},
+                "exports": {"others": {"file": "x.csv", "header": ["ID"], "order_by": ["id"]}},
+            },
+            "things.yaml, exports.things: conf/sources/others.yaml, exports.others writes file x.csv, too",
+        ),
+    ],
+)
+@pytest.mark.parametrize("asked", [None, ["things"]])
+def test_two_sources_do_not_write_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: dict[str, Any], says: str, asked: list[str] | None
+) -> None:
+    load(
+        tmp_path,
+        monkeypatch,
+        changed(
+            documents={"papers": {"folder": "papers", "prefix": "p-", "suffix": ".txt", "key": "id"}},
+            exports={"things": {"file": "x.csv", "header": ["ID"], "order_by": ["id"]}},
+        ),
+    )
+    others = {"landing": "others/*.txt", "format": "lines", "tables": {"others": {"key": ["id"]}}, **declared}
+    (tmp_path / "conf/sources/others.yaml").write_text(yaml.safe_dump(others))
+    with pytest.raises(ConfigurationError) as error:
+        load_sources(asked)
+    assert says in str(error.value)
+    # What is wrong with one that is not asked for is no reason to fail.
+    (tmp_path / "conf/sources/others.yaml").write_text("landing: [")
+    assert [source.name for source in load_sources(["things"])] == ["things"]
+
+
 def test_what_is_right_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(tmp_path, monkeypatch, changed())
 
@@ -151,7 +193,7 @@ def test_a_file_belongs_to_the_raw_tables_whose_pattern_it_has(tmp_path: Path, m
         }
     )
     assert interactions.raw_tables_of("t/x.xlsx") == ["a", "b"]
-    assert interactions.patterns == ["t/*.xlsx", "t/a*", "t/b*"]
+    assert interactions.patterns == ["t/*.xlsx", "t/a*", "t/a*.gz", "t/a*.bz2", "t/b*", "t/b*.gz", "t/b*.bz2"]
 
 
 def test_what_is_deployed_while_a_run_is_at_work_has_not_computed_its_tables(
