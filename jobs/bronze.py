@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial, reduce
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.landing import LandingFile, Unreadable, content_hashes, is_being_written, list_files
+from jobs.engine.landing import LandingFile, Unreadable, content_hashes, is_being_written, list_files, passed_over
 from jobs.engine.ledger import RowAccount
 from jobs.engine.readers import failed_file, parent, read_lines
-from jobs.engine.sources import RawTable, Source
+from jobs.engine.sources import SOURCES_FOLDER, RawTable, Source, load_sources
 
 # From here on, to look up each path costs more than to read some files in vain.
 MANY_FILES = 500
@@ -53,6 +54,30 @@ def bronze_writer(source: Source) -> str:
     return f"bronze:{source.name}"
 
 
+def check(run: Run, source: Source) -> None:
+    """Raises ConfigurationError if bronze has rows that are of no raw table of the source, or of another, by now.
+
+    Those of a raw table that is no longer declared would stand in bronze and its accounts, and silver would be without
+    them. An event that names no raw tables is of a time when there was one, whose pattern is to match its file still.
+    """
+    place, accounted = SOURCES_FOLDER / f"{source.name}.yaml", run.ledger.accounted_batches(source.name, "bronze")
+    or_else = "or go on in another lakehouse (ASSAY_LAKEHOUSE), which reads the landing folder from the beginning"
+    if gone := sorted(accounted.keys() - source.raw.keys()):
+        raise ConfigurationError(
+            f"{place}: the raw table {gone[0]!r} is not declared any more, and bronze has rows of it",
+            f"call it {gone[0]!r} again (there are {', '.join(source.raw)}); {or_else}",
+        )
+    for event in run.ledger.history(source.name).loaded() if len(source.raw) > 1 else []:
+        named = set(tables_in(source, event))
+        for raw, batches in accounted.items():
+            if event.batch_id in batches and not _named_tables(event) and named != {raw}:
+                raise ConfigurationError(
+                    f"{place}, raw.{raw}.landing: {event.source_file} was read for {raw!r}, when that was the only raw "
+                    f"table, and is a file of {' and '.join(sorted(named)) or 'none'} by the present patterns",
+                    f"let the pattern of {raw!r} match it, and no other; {or_else}",
+                )
+
+
 def finished_batch(run: Run, source: Source) -> int:
     """The newest batch of files that bronze has read to its end; a crash may have left a later one unfinished."""
     decided = run.ledger.history(source.name)
@@ -68,13 +93,18 @@ def history(run: Run, source: Source, raw: str) -> History:
 
 def of_raw_table(decided: History, source: Source, raw: str) -> History:
     """The part of a source's history that is about the files of one raw table."""
-    return decided.of(lambda event: raw in _tables_in(source, event), is_full_extract=source.raw[raw].full_extract)
+    return decided.of(lambda event: raw in tables_in(source, event), is_full_extract=source.raw[raw].full_extract)
 
 
-def _tables_in(source: Source, event: FileEvent) -> list[str]:
+def tables_in(source: Source, event: FileEvent) -> list[str]:
     """The raw tables that a file was read for; those that the present patterns name, if the event does not say."""
+    return _named_tables(event) or source.raw_tables_of(event.source_file)
+
+
+def _named_tables(event: FileEvent) -> list[str]:
+    """The raw tables that an event names; none, if it is one of a source that had one raw table."""
     tables, has_tables, _ = (event.content_hash or "").partition(":")
-    return tables.split("+") if has_tables else source.raw_tables_of(event.source_file)
+    return tables.split("+") if has_tables else []
 
 
 def listing(run: Run, source: Source) -> list[LandingFile]:
@@ -83,9 +113,25 @@ def listing(run: Run, source: Source) -> list[LandingFile]:
     return list_files(run.spark, root, patterns)
 
 
+def ignored(run: Run, source: Source) -> list[str]:
+    """What else is in the source's landing folders, of no source, and so is not read: files, folders, dead links."""
+    if _named_file(source):
+        return []
+    found = passed_over(run.spark, run.settings.landing, source.patterns)
+    others = [other for other in load_sources() if other.name != source.name] if found else []
+    patterns = [pattern for other in others for pattern in other.patterns]
+    return [path for path in found if not any(fnmatchcase(path, pattern) for pattern in patterns)]
+
+
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """What to take from the landing folder after all that was decided before; empty if nothing is new."""
-    return plan(decided, listed, partial(_contents, run, source))
+    return plan(decided, listed, partial(_contents, run, source), partial(_is_as_it_was_read, source))
+
+
+def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:
+    """Whether a file was read for the raw tables that the present patterns name."""
+    named, present = _named_tables(event), source.raw_tables_of(event.source_file)
+    return not named or not present or set(named) == set(present)
 
 
 def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id: int) -> list[str]:
@@ -93,7 +139,7 @@ def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id
     return [
         raw
         for raw in source.raw
-        if any(raw in _tables_in(source, file) for file in files)
+        if any(raw in tables_in(source, file) for file in files)
         and run.lake.written_through(bronze_table(source, raw), bronze_writer(source)) < batch_id
     ]
 
@@ -110,7 +156,7 @@ def no_longer_as_planned(
     What was taken away with no rows in the `unread` raw tables was read to its end.
     """
     there = {file.path for file in listed}
-    files = [e for e in files if e.source_file in there or any(raw in unread for raw in _tables_in(source, e))]
+    files = [e for e in files if e.source_file in there or any(raw in unread for raw in tables_in(source, e))]
     # Without its size the file is new to the next plan, even if it is back as it was by then.
     return [replace(e, size=-1, status="rejected", reason=reason) for e in vanished_or_changed(files, listed)]
 
@@ -143,7 +189,7 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
     if len(source.raw) == 1:
         return hashes
     return {
-        path: found if isinstance(found, Unreadable) else f"{'+'.join(source.raw_tables_of(path))}:{found}"
+        path: found if isinstance(found, Unreadable) else f"{'+'.join(sorted(source.raw_tables_of(path)))}:{found}"
         for path, found in hashes.items()
     }
 
@@ -167,7 +213,7 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
 
 def _is_accounted(run: Run, source: Source, batch_id: int) -> bool:
     events = run.ledger.history(source.name).batch(batch_id)
-    tables = {*source.raw, *(raw for event in events for raw in _tables_in(source, event))}
+    tables = {*source.raw, *(raw for event in events for raw in tables_in(source, event))}
     return any(run.ledger.is_accounted(source.name, "bronze", raw, batch_id) for raw in tables)
 
 
@@ -218,7 +264,7 @@ def _append_to(
 ) -> list[FileEvent]:
     """Appends to one raw table what the files have of it; returns the files less those that cannot be read."""
     may_read_folders = source.raw[raw].format == "lines"
-    while paths := [file.source_file for file in files if raw in _tables_in(source, file)]:
+    while paths := [file.source_file for file in files if raw in tables_in(source, file)]:
         folders = _whole_folders(paths, listing(run, source)) if may_read_folders else []
         try:
             rows, unfit = _read(run, source, raw, paths, folders)

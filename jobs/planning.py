@@ -56,13 +56,17 @@ class PlannedTable:
 
 @dataclass
 class SourcePlan:
-    """What the next run would do with one source. `refresh` names Delta tables in the order in which they are made."""
+    """What the next run would do with one source. `refresh` names Delta tables in the order in which they are made.
+
+    `ignored` is what else is in its landing folders, under names that no source declares.
+    """
 
     source: str
     read: list[PlannedFile] = field(default_factory=list)
     delivered_again: list[PlannedFile] = field(default_factory=list)
     set_aside: list[PlannedFile] = field(default_factory=list)
     vanished: list[PlannedFile] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     unfinished: UnfinishedBatch | None = None
     requests: list[str] = field(default_factory=list)
     refresh: list[PlannedTable] = field(default_factory=list)
@@ -146,6 +150,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
     Raises ConfigurationError where the run would, before it reads anything.
     """
     for source in sources:
+        bronze.check(run, source)
         gold.check(source)
         silver.check(run, source)
         for document in source.documents.values():
@@ -160,7 +165,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
 
 
 def _plan_source(run: Run, source: Source) -> SourcePlan:
-    planned, listed = SourcePlan(source.name), bronze.listing(run, source)
+    planned, listed = SourcePlan(source.name, ignored=bronze.ignored(run, source)), bronze.listing(run, source)
     before = run.ledger.history(source.name)
     planned.vanished = [
         PlannedFile(e.source_file, e.size, "its rows stay") for e in bronze.vanished(source, before, listed)
@@ -210,6 +215,8 @@ def _sort_files(planned: SourcePlan, events: Sequence[FileEvent], decided: Histo
         else:
             known = earlier.get(event.source_file)
             why = f"changed since batch {known.batch_id}" if known else "new"
+            if known and (event.size, event.modified_at) == (known.size, known.modified_at):
+                why = f"for other raw tables than in batch {known.batch_id}"
             planned.read.append(PlannedFile(event.source_file, event.size, why))
 
 
@@ -222,10 +229,10 @@ def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) 
     changing: set[str] = set()
     if request := silver.settings_request(run, source, after):
         after = after.asked(request)
-    loaded = [event.source_file for event in after.loaded()]
+    loaded = after.loaded()
     has_bronze = {
         raw: run.lake.exists(bronze.bronze_table(source, raw))
-        or any(raw in source.raw_tables_of(path) for path in loaded)
+        or any(raw in bronze.tables_in(source, event) for event in loaded)
         for raw in source.raw
     }
     if not any(has_bronze.values()):
@@ -364,6 +371,8 @@ def _source_lines(plan: SourcePlan) -> list[str]:
         "vanished": plan.vanished,
     }
     lines = [line(head, _files(files)) for head, files in groups.items() if files]
+    if plan.ignored:
+        lines.append(line("would not read", f"{some(plan.ignored)}: no source has files of such names"))
     if batch := plan.unfinished:
         rest = f": {_files(batch.read)}" if batch.read else ""
         found = f"batch {batch.batch_id} of {plan.source}, planned at {batch.planned_at}, never finished{rest}"

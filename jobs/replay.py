@@ -72,16 +72,18 @@ def ask_replay(run: Run, source: Source, rule: str | None, batch: int | None) ->
 def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request | None:
     """Writes down that all rows ingested from `first` to `last` (days in UTC) are to be refined anew.
 
-    So are later batches that have duplicates: what these are duplicates of may be held back now. None if no rows were
-    ingested then.
+    So are batches that have duplicates of their rows, for those may be held back now: later ones, and earlier ones that
+    were refined anew when these rows were there. None if no rows were ingested then.
     """
     _refuse_unfinished(run, source)
     found = run.ledger.ingested_between(source.name, first, last)
     if not found:
         return None
-    of_source = (F.col("source") == source.name) & (F.col("layer") == "silver") & (F.col("batch_id") > min(found))
-    later = run.ledger.accounts().where(of_source & (F.col("rows_deduplicated") > 0)).select("batch_id").distinct()
-    return run.ledger.ask(source.name, "backfill", sorted({*found, *(row["batch_id"] for row in later.collect())}))
+    anew = {batch for request in run.ledger.history(source.name).requests for batch in request.batches}
+    of_source = (F.col("source") == source.name) & (F.col("layer") == "silver") & (F.col("rows_deduplicated") > 0)
+    rows = run.ledger.accounts().where(of_source).select("batch_id").distinct().collect()
+    duplicates = {row["batch_id"] for row in rows if row["batch_id"] > min(found) or row["batch_id"] in anew}
+    return run.ledger.ask(source.name, "backfill", sorted({*found, *duplicates}))
 
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:

@@ -12,6 +12,7 @@ from jobs.bronze import BronzeReport
 from jobs.engine import documents
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
+from jobs.engine.listing import some
 from jobs.engine.rules import RuleResult
 from jobs.engine.session import FEW_BYTES, FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source
@@ -43,6 +44,8 @@ def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer], take_over
             pass
         for source, refined in zip(sources, pool.map(partial(_refine, run, layers=layers), sources), strict=True):
             _describe(run, source, refined, summary)
+            if "bronze" in layers:
+                summary.warnings += _ignored(run, source)
     if "publish" in layers:
         _publish(run, sources, summary, take_over)
     order = {name: number for number, name in enumerate(["spark", *[source.name for source in sources], "postgres"])}
@@ -69,6 +72,7 @@ class _Refined:
 
 
 def _check(run: Run, source: Source) -> None:
+    bronze.check(run, source)
     gold.check(source)
     if not gold.is_of_present_code(run, source):  # what made the tables has been checked then, and costs seconds
         silver.check(run, source)
@@ -146,6 +150,12 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
         if result.violations and result.rule.action == "warn":
             found = f"{source.name}: {result.violations:,} rows: {result.rule.reason} ({result.rule.name}); kept"
             summary.warnings.append(found)
+
+
+def _ignored(run: Run, source: Source) -> list[str]:
+    """A warning of what is in the source's landing folders under names that it does not expect."""
+    found = bronze.ignored(run, source)
+    return [f"{source.name}: not read, as only {source.expected_files} are: {some(found)}"] if found else []
 
 
 def _from_the_future(run: Run, source: Source, read: BronzeReport) -> list[str]:

@@ -102,7 +102,7 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
         if table in source.parsed_tables:
             evaluated = gate.evaluate(_shape(run, source, table), [])
             if len(source.parsed_tables) == 1:
-                held_back = _quarantined(evaluated.withColumn(_HELD_FOR, gate.no_reasons()), source.tables[table])
+                held_back = _none_quarantined(evaluated, source.tables[table])
                 tables["quarantined"] = run.spark.createDataFrame([], held_back.schema)
             rows = _columns(evaluated)
         else:
@@ -136,23 +136,22 @@ def _see_to_settings(run: Run, source: Source) -> None:
     needs_secret = any(_needs_secret(source, table) for table in source.parsed_tables)
     if needs_secret and id_secret.find(run.lake, source.name) is None:
         id_secret.make(run.lake, source.name)
-    otherwise = _parsed_otherwise(run, source)
-    if otherwise and (request := _all_anew(run, source, run.ledger.history(source.name))):
+    if request := settings_request(run, source, run.ledger.history(source.name)):
         run.ledger.ask(source.name, request.kind, request.batches)
-    run.ledger.record_table_states(otherwise)
+    run.ledger.record_table_states(_parsed_otherwise(run, source))
 
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
-    """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
-    return _all_anew(run, source, history) if _parsed_otherwise(run, source) else None
+    """What is to be asked for if rows were parsed with other settings than the present ones; None if none were.
 
-
-def _all_anew(run: Run, source: Source, history: History) -> Request | None:
-    """That all batches are parsed anew; None if silver has no rows yet."""
+    A table that has no rows yet, such as one that is declared since, is no reason.
+    """
+    otherwise = {state.table_name for state in _parsed_otherwise(run, source)}
+    is_due = any(
+        silver_table(source, table) in otherwise and done_through(run, source, table) for table in source.parsed_tables
+    )
     batches = {event.batch_id for event in history.loaded()}
-    if not batches or not any(done_through(run, source, table) for table in source.parsed_tables):
-        return None
-    return Request(history.newest_batch + 1, "settings", tuple(sorted(batches)))
+    return Request(history.newest_batch + 1, "settings", tuple(sorted(batches))) if is_due and batches else None
 
 
 def verify_all_parsed(run: Run, source: Source) -> None:
@@ -202,10 +201,14 @@ def _settings_of(run: Run, source: Source, table: str) -> str:
 
 
 def _make_empty(run: Run, source: Source, table: str) -> None:
-    """Other tables of the source are computed from this one too: to them it is there, with no rows yet."""
-    if not run.lake.exists(silver_table(source, table)):
-        evaluated = gate.evaluate(_shape(run, source, table), [])
-        run.lake.overwrite(_columns(evaluated), silver_table(source, table))
+    """To other tables of the source, which are computed from it too, it is there, and its quarantine, without rows."""
+    target, quarantine = silver_table(source, table), quarantine_table(source, table)
+    if run.lake.exists(target) and run.lake.exists(quarantine):
+        return
+    evaluated = gate.evaluate(_shape(run, source, table), [])
+    for path, rows in (quarantine, _none_quarantined(evaluated, source.tables[table])), (target, _columns(evaluated)):
+        if not run.lake.exists(path):
+            run.lake.overwrite(rows, path)
 
 
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
@@ -358,7 +361,7 @@ def next_scope(
         # A pass that a crash cut short may have made quarantine anew for what has been taken back since.
         earlier = [decided.through(batch) for batch in range(done + 1, decided.newest_planned)]
         is_outdated |= any(before.changes_what_was_read(done) for before in earlier)
-    # Where the newest file wins, an old content that is delivered again may win anew.
+    # Where the newest file wins, one that is delivered again may turn out to be older than it seemed.
     news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
     if request:  # after it, nothing would account for the rows of a file that was set aside while it was read
         news |= {batch for batch, _ in decided.dead(done)}
@@ -388,6 +391,11 @@ def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
     return held_back.select(*_QUARANTINED, *raw, reasons.alias("reasons"))
 
 
+def _none_quarantined(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
+    """The columns of quarantine; `evaluated` has no rows."""
+    return _quarantined(evaluated.withColumn(_HELD_FOR, gate.no_reasons()), declared)
+
+
 def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> list[RowAccount]:
     """The accounts that are not recorded yet, or have changed by a rebuild."""
     batches = {account.batch_id for account in accounts}
@@ -398,11 +406,11 @@ def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> l
 
 
 def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
-    """One row per delivery in bronze: when its content was last delivered, as (modification time, batch)."""
+    """One row per delivery in bronze: when its content was first delivered, as (modification time, batch)."""
     decided = history(run, source, raw).through(finished_batch(run, source))
     rows = [
         {"_batch_id": batch, "_source_file": file, "_time": time, "_delivery": delivery}
-        for (batch, file), (time, delivery) in decided.last_delivered().items()
+        for (batch, file), (time, delivery) in decided.first_delivered().items()
     ]
     return local_rows(run.spark, rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 

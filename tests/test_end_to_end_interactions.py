@@ -2,8 +2,12 @@
 
 from datetime import date, datetime
 
+import pytest
+
 from jobs.bronze import history
-from jobs.engine.sources import load_sources
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.sources import Source, load_sources
+from jobs.planning import plan_sources
 from tests.jobs.engine.test_workbooks import workbook
 from tests.lab import Lab
 
@@ -75,3 +79,40 @@ def test_a_full_extract_without_rows_replaces_nothing(lab: Lab) -> None:
     ]
     source = load_sources(["interactions"])[0]
     assert history(lab.start(), source, "customers").live() == {(1, "interactions/customers_1.csv")}
+
+
+def test_a_file_that_was_read_for_a_wrong_raw_table_is_read_anew_when_the_pattern_is_mended(lab: Lab) -> None:
+    content = load_sources(["interactions"])[0].model_dump(by_alias=True)
+    content["raw"]["customers"]["landing"] = "interactions/*.csv"
+    content["raw"]["customers"]["required_columns"] = []
+    content["raw"]["products"]["landing"] = "interactions/stock/*.csv"
+    lab.land("interactions/customers_1.csv", "Customer_Id,Occupation,Type\n1,Nurse,Private\n", at=1_700_000_000)
+    lab.land("interactions/products_1.csv", "Date,Product,Customer_Id\n10-2019,Alpha,7\n", at=1_700_000_100)
+    lab.run(Source.model_validate(content), until="silver")
+    assert lab.account("silver") == {
+        "interactions/customers_1.csv": (1, 0, 0, 0, 1),  # the newest file of a full extract counts
+        "interactions/products_1.csv": (1, 1, 0, 0, 0),
+    }
+
+    mended = load_sources(["interactions"])[0]
+    plan = plan_sources(lab.start(), [mended])
+    assert [(file.path, file.why) for file in plan.sources[0].read] == [
+        ("interactions/products_1.csv", "for other raw tables than in batch 1")
+    ]
+    assert lab.run(mended, until="silver").set_aside == []
+    for table, column, value in (("customer_records", "customer_id", 1), ("products", "product", "Alpha")):
+        assert [row[column] for row in lab.table(f"silver/interactions/{table}").collect()] == [value]
+    assert plan_sources(lab.start(), [mended]).sources[0].read == []
+
+
+def test_a_raw_table_that_has_rows_is_not_left_out_of_the_declaration(lab: Lab) -> None:
+    lab.land("interactions/products_1.csv", "Date,Product\n10-2019,Alpha\n", at=1_700_000_000)
+    lab.run("interactions", until="bronze")
+    content = load_sources(["interactions"])[0].model_dump(by_alias=True)
+    content["raw"]["topics"] = content["raw"].pop("products")
+    next(table for table in content["tables"].values() if table["raw"] == "products")["raw"] = "topics"
+    renamed = Source.model_validate(content)
+    wrong = "raw table 'products' is not declared any more, and bronze has rows of it"
+    for go_on in (lambda: lab.run(renamed, until="bronze"), lambda: plan_sources(lab.start(), [renamed])):
+        with pytest.raises(ConfigurationError, match=wrong):
+            go_on()

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from jobs import replay, silver
+from jobs.engine.batches import FileEvent
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.ledger import RowAccount
 from jobs.engine.sources import Source
 from scripts.proof.world import relaxed
 from tests.lab import Lab, with_gold
@@ -125,6 +127,28 @@ def test_a_replay_of_one_rule_that_is_cut_short_is_finished_by_the_next_run_and_
         lab.run(then, until="silver")
         assert lab.account("silver") == {"members/a.log": (3, written, 3 - written, 0, 0)}
         assert (lab.table(MEMBERS).count(), len(held(lab))) == (written, 3 - written)
+
+
+def test_a_backfill_takes_the_batches_whose_duplicates_may_be_of_its_rows(
+    lab: Lab, members: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = (run := lab.start()).ledger
+    for batch in range(1, 6):
+        path = f"members/{batch}.log"
+        ledger.record_plan("members", [FileEvent(path, 1, batch, f"sha {batch}", "loaded", None, batch)])
+        duplicates = int(batch != 5)
+        ledger.record_accounts(
+            [
+                RowAccount("members", layer, table, path, 1, 1 - dropped, 0, dropped, 0, batch)
+                for layer, table, dropped in (("bronze", "members", 0), ("silver", "member_entries", duplicates))
+            ]
+        )
+    # Rows of batch 1 were judged anew when all others were there, so they may be duplicates of later ones.
+    ledger.ask("members", "replay", [1])
+    monkeypatch.setattr(type(ledger), "ingested_between", lambda *_: [3])
+    asked = replay.ask_backfill(run, members, date.today(), date.today())
+    assert asked is not None
+    assert asked.batches == (1, 3, 4)
 
 
 def test_a_batch_that_was_never_finished_comes_first(

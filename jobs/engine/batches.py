@@ -51,17 +51,24 @@ class Request:
 class History:
     """All file events of one source, or of one of its raw tables.
 
-    With `is_full_extract`, only the newest file counts: by modification time, then by batch.
+    With `is_full_extract`, only the newest file counts: by modification time, then by batch. `elsewhere` are events of
+    its paths that are about other raw tables: where patterns were changed, a path's newest version may be one of them.
     """
 
     def __init__(
-        self, events: Iterable[FileEvent] = (), requests: Iterable[Request] = (), *, is_full_extract: bool = False
+        self,
+        events: Iterable[FileEvent] = (),
+        requests: Iterable[Request] = (),
+        *,
+        is_full_extract: bool = False,
+        elsewhere: Iterable[FileEvent] = (),
     ) -> None:
         self._is_full_extract = is_full_extract
         self.requests = tuple(sorted(requests, key=lambda request: request.batch_id))
         self._decided: dict[Delivery, FileEvent] = {}
         for event in sorted(events, key=lambda e: (e.batch_id, e.status == "rejected")):
             self._decided[(event.batch_id, event.source_file)] = event
+        self._elsewhere = list(elsewhere)
 
     def followed_by(self, events: Iterable[FileEvent]) -> "History":
         """This history and what was decided since."""
@@ -73,13 +80,20 @@ class History:
 
     def of(self, is_wanted: Callable[[FileEvent], bool], *, is_full_extract: bool) -> "History":
         """The part of this history that is about wanted files."""
-        wanted = [event for event in self._decided.values() if is_wanted(event)]
-        return History(wanted, self.requests, is_full_extract=is_full_extract)
+        wanted, others = list[FileEvent](), list[FileEvent]()
+        for event in self._decided.values():
+            (wanted if is_wanted(event) else others).append(event)
+        paths = {event.source_file for event in wanted}
+        elsewhere = [event for event in others if event.source_file in paths]
+        return History(wanted, self.requests, is_full_extract=is_full_extract, elsewhere=elsewhere)
 
     def through(self, batch_id: int) -> "History":
         """This history as of batch `batch_id`, with all requests."""
-        read = [event for event in self._decided.values() if event.batch_id <= batch_id]
-        return History(read, self.requests, is_full_extract=self._is_full_extract)
+        read, elsewhere = (
+            [event for event in events if event.batch_id <= batch_id]
+            for events in (self._decided.values(), self._elsewhere)
+        )
+        return History(read, self.requests, is_full_extract=self._is_full_extract, elsewhere=elsewhere)
 
     @property
     def newest_batch(self) -> int:
@@ -89,7 +103,7 @@ class History:
     @property
     def newest_planned(self) -> int:
         """The newest batch of files; 0 before the first."""
-        return max((batch for batch, _ in self._decided), default=0)
+        return max((event.batch_id for event in self._of_its_paths()), default=0)
 
     def planned_before(self, batch_id: int) -> int:
         """The newest batch of files before `batch_id`; 0 if there is none."""
@@ -111,14 +125,17 @@ class History:
         """The files delivered in batches after `after`, read or known, that were not set aside."""
         return [e for e in self._decided.values() if e.status != "rejected" and e.batch_id > after]
 
-    def last_delivered(self) -> dict[Delivery, tuple[int, int]]:
-        """For each live delivery: (modification time, batch) of the newest file with its content."""
-        newest: dict[str | None, tuple[int, int]] = {}
-        for event in self.newest_versions(accepted=True).values():
-            delivered = (event.modified_at, event.batch_id)
-            newest[event.content_hash] = max(delivered, newest.get(event.content_hash, delivered))
-        loaded = {(e.batch_id, e.source_file): e.content_hash for e in self.loaded()}
-        return {delivery: newest[content] for delivery, content in loaded.items() if content in newest}
+    def first_delivered(self) -> dict[Delivery, tuple[int, int]]:
+        """For each live delivery: (modification time, batch) of the oldest file that ever had its content.
+
+        A copy, or the file with another time, adds nothing: no precedence either over what came in between.
+        """
+        oldest: dict[str | None, tuple[int, int]] = {}
+        for event in self._decided.values():
+            if event.status != "rejected":
+                delivered = (event.modified_at, event.batch_id)
+                oldest[event.content_hash] = min(delivered, oldest.get(event.content_hash, delivered))
+        return {delivery: oldest[self._decided[delivery].content_hash] for delivery in self.live()}
 
     def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
         """The newest event of each path; with `accepted`, the newest whose content was read.
@@ -126,11 +143,12 @@ class History:
         That of a file that was set aside was not, nor that of its copies, which were planned as known.
         """
         last = self.newest_batch if through is None else through
-        read = {event.content_hash for event in self.loaded(0, last)} if accepted else set()
+        events = [event for event in self._of_its_paths() if event.batch_id <= last]
+        read = {event.content_hash for event in events if event.status == "loaded"}
         newest: dict[str, FileEvent] = {}
-        for event in self._decided.values():
+        for event in events:
             is_read = event.status != "rejected" and event.content_hash in read
-            if event.batch_id <= last and (is_read or not accepted):
+            if is_read or not accepted:
                 newest[event.source_file] = event
         return newest
 
@@ -138,6 +156,7 @@ class History:
         """The deliveries whose rows count, as of batch `through`."""
         loaded = {(e.batch_id, e.source_file): e.content_hash for e in self.loaded(0, through)}
         counting = list(self.newest_versions(through, accepted=True).values())
+        counting = [event for event in counting if (event.batch_id, event.source_file) in self._decided]
         if self._is_full_extract and counting:
             counting = [max(counting, key=lambda event: (event.modified_at, event.batch_id, event.source_file))]
         wanted = {event.content_hash for event in counting}
@@ -153,6 +172,11 @@ class History:
         }
         return read - self.live()
 
+    def _of_its_paths(self) -> list[FileEvent]:
+        """All events of its paths, in the order of their batches."""
+        found = list(self._decided.values())
+        return sorted([*found, *self._elsewhere], key=lambda event: event.batch_id) if self._elsewhere else found
+
     def changes_what_was_read(self, through: int) -> bool:
         """Whether batches after `through` took out, or brought back, rows of batches up to `through`."""
         return self.live(through) != {delivery for delivery in self.live() if delivery[0] <= through}
@@ -162,8 +186,12 @@ def plan(
     history: History,
     listing: Sequence[LandingFile],
     hash_contents: Callable[[list[str]], Mapping[str, str | Unreadable]],
+    is_as_it_was_read: Callable[[FileEvent], bool] = lambda _: True,
 ) -> list[FileEvent]:
-    """The next batch: one event for each listed file that is new or changed (by size and time); empty if none is."""
+    """The next batch: one event for each listed file that is new or changed; empty if none is.
+
+    Changed is a file of another size or time, and one that would be read otherwise than it was.
+    """
     read_before = {event.content_hash for event in history.loaded()}
     # A copy of a content that could not be read after all is not seen yet.
     seen = {
@@ -173,7 +201,11 @@ def plan(
     }
     # The oldest first: of two files with one content, the later one is the copy.
     oldest_first = sorted(listing, key=lambda file: (file.modified_at, file.path))
-    changed = [file for file in oldest_first if not _is_seen(file, seen.get(file.path))]
+    changed = [
+        file
+        for file in oldest_first
+        if not (_is_seen(file, seen.get(file.path)) and is_as_it_was_read(seen[file.path]))
+    ]
     unfit = {file.path: Unreadable(file.unfit) for file in changed if file.unfit}
     contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1

@@ -164,6 +164,14 @@ class Ledger:
         """Whether there are accounts of a batch in a table."""
         return (source, layer, table, batch_id) in self._accounted()
 
+    def accounted_batches(self, source: str, layer: str) -> dict[str, set[int]]:
+        """The batches of which there are accounts, by table, also by such as are no longer declared."""
+        found: dict[str, set[int]] = {}
+        for of_source, of_layer, table, batch in self._accounted():
+            if (of_source, of_layer) == (source, layer):
+                found.setdefault(table, set()).add(batch)
+        return found
+
     def record_accounts(self, accounts: Sequence[RowAccount]) -> None:
         """Records what became of the rows of a batch."""
         if accounts:

@@ -15,6 +15,7 @@ from jobs import bronze, publish, replay, silver
 from jobs import run as run_job
 from jobs.engine.batches import FileEvent, History, Request, Status
 from jobs.engine.context import Run
+from jobs.engine.delta import LOG_RETENTION
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import Ledger, RowAccount, TableState
 from jobs.engine.postgres import ReleasedTable
@@ -56,8 +57,13 @@ def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab
 
     # No value of a row is in a log: Delta keeps least and greatest values there, of the engine's columns alone.
     logs = [file.read_text() for file in Path(lab.lake.root).glob("*/*/*/_delta_log/*.json")]
-    assert any("_batch_id" in text for text in logs)
+    actions = [json.loads(text) for log in logs for text in log.splitlines()]
+    stats = [json.loads(action["add"]["stats"]) for action in actions if action.get("add", {}).get("stats")]
+    columns = {name for found in stats for name in found.get("minValues", {})}
+    assert columns == {"_batch_id", "_source_file", "_row_hash", "_ingested_at"}
     assert [text for text in logs if "Ann" in text or "junk" in text] == []
+    # A release's versions can be found for long, also if maintenance never comes.
+    assert lab.lake.table_property("gold/members/member", LOG_RETENTION) == "interval 730 days"
 
 
 def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_now(lab: Lab) -> None:
@@ -150,7 +156,7 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
 def test_a_file_is_of_the_raw_tables_that_it_was_read_for_whatever_is_declared_since() -> None:
     interactions = load_sources(["interactions"])[0]
     declared = interactions.model_dump(by_alias=True)
-    declared["raw"]["customers"]["landing"] = "interactions/clients*.csv*"
+    declared["raw"]["customers"]["landing"] = "interactions/clients*.csv"
     changed = Source.model_validate(declared)
 
     def event(path: str, batch: int) -> FileEvent:
@@ -163,6 +169,80 @@ def test_a_file_is_of_the_raw_tables_that_it_was_read_for_whatever_is_declared_s
     assert [
         raw for raw in interactions.raw if bronze.of_raw_table(History([rejected]), interactions, raw).batch(1)
     ] == ["customers"]
+
+
+def test_rows_of_raw_tables_that_are_declared_otherwise_now_are_not_lost() -> None:
+    def source(**raw: str) -> Source:
+        tables = {f"{name}_rows": {"raw": name, "key": ["id"]} for name in raw}
+        declared = {name: {"landing": landing, "format": "lines"} for name, landing in raw.items()}
+        return Source.model_validate({"name": "orders", "raw": declared, "tables": tables})
+
+    def event(path: str, batch: int, content: str) -> FileEvent:
+        return FileEvent(path, 1, batch, content, "loaded", None, batch)
+
+    def check(declared: Source, *events: FileEvent) -> None:
+        ledger = SimpleNamespace(
+            history=lambda _: History(events), accounted_batches=lambda *_: {"orders": {e.batch_id for e in events}}
+        )
+        run: Any = SimpleNamespace(ledger=ledger)
+        bronze.check(run, declared)
+
+    alone = event("orders/1.csv", 1, "sha")  # of when there was one raw table
+    for renamed in (source(order_lines="orders/*.csv"), source(order_lines="orders/*.csv", clients="clients/*.csv")):
+        with pytest.raises(
+            ConfigurationError, match="raw table 'orders' is not declared any more, and bronze has rows"
+        ):
+            check(renamed, alone)
+    for pattern, names in (("orders/orders_*.csv", "none"), ("orders/1*.csv", "clients and orders")):
+        moved = source(orders=pattern, clients="orders/?.csv" if "and" in names else "clients/*.csv")
+        with pytest.raises(ConfigurationError, match=f"read for 'orders', .* is a file of {names} by the present"):
+            check(moved, alone)
+    check(source(orders="any/*.csv"), alone)
+    check(source(orders="orders/*.csv", clients="clients/*.csv"), alone)
+
+    # An event that names its raw table keeps it; by a pattern that was mended, the file is read anew for another one.
+    named = event("orders/clients_1.csv", 2, "orders:sha")
+    narrowed = source(orders="orders/orders_*.csv", clients="orders/clients_*.csv")
+    check(narrowed, named)
+    assert not bronze._is_as_it_was_read(narrowed, named)
+    assert bronze._is_as_it_was_read(source(orders="orders/*.csv", clients="clients/*.csv"), named)
+    assert bronze._is_as_it_was_read(source(orders="else/*.csv", clients="clients/*.csv"), named)
+    assert bronze._is_as_it_was_read(source(orders="orders/*.csv"), alone)
+    history = History([named, event("orders/clients_1.csv", 3, "clients:sha")])
+    assert silver.next_scope(narrowed, "orders_rows", history, 2, 3) == silver.Scope(
+        0, 3, True, frozenset({(2, "orders/clients_1.csv")})
+    )
+
+
+def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = load_sources(["interactions"])[0]
+    table = next(iter(source.parsed_tables))
+    state = TableState(silver.silver_table(source, table), 0, {}, "other", 0, "")
+    monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [state])
+    history, run = History([FileEvent("interactions/a.csv", 1, 1, "customers:sha", "loaded", None, 1)]), Any
+    for done, expected in ((0, None), (1, Request(2, "settings", (1,)))):
+        monkeypatch.setattr(silver, "done_through", lambda _run, _source, name, done=done: done if name == table else 9)
+        assert silver.settings_request(run, source, history) == expected  # type: ignore[arg-type]
+
+
+def test_a_source_whose_first_file_is_set_aside_while_it_is_read_has_empty_tables(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also an empty quarantine, which the balances of credits are computed from, too."""
+    file = lab.land("credits/a.csv", "org_id,user_id,credit_type,action,credits,timestamp\no,u,api_call,add,1,\n")
+    append = bronze._append_to
+
+    def change(*arguments: Any) -> Any:
+        files = append(*arguments)
+        lab.land("credits/a.csv", file.read_text() + "o,u,api_call,add,2,\n")
+        return files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "_append_to", change)
+        assert lab.run("credits").set_aside == [f"credits/a.csv: {bronze.CHANGED_MEANWHILE}"]
+    assert lab.query("SELECT count(*) FROM gold.org_credit_balances") == [(0,)]
+    lab.run("credits")
+    assert lab.query("SELECT credit_balance FROM gold.org_credit_balances") == [(3,)]
 
 
 def test_a_batch_that_is_accounted_for_is_not_read_again(lab: Lab) -> None:

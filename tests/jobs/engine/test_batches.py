@@ -257,3 +257,50 @@ def test_a_history_can_be_that_of_some_files() -> None:
     history = History([event("customers", 1, at=10), event("products", 2, at=20)])
     customers = history.of(lambda event: event.source_file == "customers", is_full_extract=True)
     assert (customers.newest_batch, customers.live()) == (1, {(1, "customers")})
+
+
+def of_raw_table(name: str, *events: FileEvent, is_full_extract: bool = False) -> History:
+    """The history of one raw table; contents begin with its name."""
+    is_wanted = lambda event: (event.content_hash or "").startswith(name)  # noqa: E731
+    return History(events).of(is_wanted, is_full_extract=is_full_extract)
+
+
+def test_a_path_that_is_read_for_another_raw_table_no_longer_counts_for_the_former_one() -> None:
+    first, moved = event("a", 1, at=10, content="customers:1"), event("a", 2, at=10, content="contracts:1")
+    for is_full_extract in (False, True):
+        customers = of_raw_table("customers", first, moved, is_full_extract=is_full_extract)
+        assert (customers.live(), customers.dead(), customers.newest_planned) == (set(), {(1, "a")}, 2)
+        assert customers.changes_what_was_read(1)
+        assert customers.through(1).live() == {(1, "a")}
+        assert customers.loaded() == [first]
+    assert of_raw_table("contracts", first, moved).live() == {(2, "a")}
+
+    # If the other table could not read it, nothing has changed; and it may come back.
+    refused = replace(moved, status="rejected", reason="no header")
+    assert of_raw_table("customers", first, refused).live() == {(1, "a")}
+    back = event("a", 3, at=30, status="known", content="customers:1")
+    assert of_raw_table("customers", first, moved, back).live() == {(1, "a")}
+    assert of_raw_table("contracts", first, moved, back).live() == set()
+
+
+def test_a_file_that_would_be_read_otherwise_now_is_planned_again() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "b": "2"}
+    history, _ = deliver(History(), landing)
+    hashes = lambda paths: {path: f"other:{path}" for path in paths}  # noqa: E731
+    events = plan(history, landing.listing(), hashes, lambda event: event.source_file == "a")
+    assert [(e.source_file, e.content_hash, e.status) for e in events] == [("b", "other:b", "loaded")]
+
+
+def test_a_content_is_as_old_as_its_oldest_file() -> None:
+    january, february = event("jan", 1, at=10, content="1"), event("feb", 2, at=20, content="2")
+    copy, touched = (
+        event("jan again", 3, at=30, status="known", content="1"),
+        event("jan", 4, at=40, status="known", content="1"),
+    )
+    delivered = {(1, "jan"): (10, 1), (2, "feb"): (20, 2)}
+    assert History([january, february]).first_delivered() == delivered
+    assert History([january, february, copy, touched]).first_delivered() == delivered
+    # One that came with a time to come gets its true one by being touched.
+    from_the_future = replace(january, modified_at=99)
+    assert History([from_the_future, february, touched]).first_delivered()[(1, "jan")] == (40, 4)
