@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
 
-.PHONY: help setup run test check lock db-start db-stop clean
+.PHONY: help setup run test format lock db-start db-stop clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ test: setup  ## lint, types and all tests
 format: setup  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-lock:  ## pin the newest allowed packages anew
+lock: setup  ## pin the newest allowed packages anew
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o requirements.lock --custom-compile-command "make lock" --upgrade
 
 db-start: setup  ## start the embedded Postgres

@@ -152,7 +152,7 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(
     misnamed.write_text(lines(7))
     os.utime(misnamed, (1_600_000_000, 1_600_000_000))  # the oldest, for a plan names no more than the first few
     lab.land("contacts/.hidden.jsonl", lines(4))
-    half = lab.land("contacts/half.jsonl._COPYING_", lines(8))
+    half = lab.land("contacts/_half.jsonl", lines(8))
     lab.land("contacts/mixed.jsonl", b"\xef\xbb\xbf" + lines(5, 6).replace("\n", "\r\n").encode() + NOT_UTF8)
     code, planned, error = lab.assay("plan", "--source", "contacts")
     assert (code, "contacts/caf\\xe9.jsonl" in planned) == (0, True), planned + error
@@ -170,7 +170,7 @@ def test_broken_files_are_set_aside_with_their_reason_and_the_others_go_on(
     # Spark would pass it over without a word, and its content would count as read.
     with monkeypatch.context() as patch:
         patch.setattr("jobs.engine.landing.is_being_written", lambda name: name.startswith("."))
-        passed_over = ["contacts/half.jsonl._COPYING_: Spark reads nothing of it: rename it"]
+        passed_over = ["contacts/_half.jsonl: Spark reads nothing of it: rename it"]
         for _ in range(2):
             assert lab.run("contacts", until="bronze").set_aside == passed_over
     half.rename(lab.landing / "contacts/half.jsonl")

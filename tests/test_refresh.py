@@ -197,13 +197,13 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert_as_a_whole(lab, contacts)
     assert added_up == dict.fromkeys(SUMS, True)
 
-    # One is held back again: its counselor has no case that day.
+    # Both are held back again, that of the batch that was replayed and has duplicates, too: Ed has no case any more.
     added_up.clear()
     monkeypatch.setattr(Ledger, "ingested_between", lambda *_: [3])
     assert replay.ask_backfill(lab.start(), contacts, date.today(), date.today())
     lab.run(contacts, first="silver")
-    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 6,)]
-    assert lab.query(days_of_ed) == [("2023-07-07",)]
+    assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 5,)]
+    assert lab.query(days_of_ed) == []
     assert added_up == dict.fromkeys(SUMS, True)
     assert_as_a_whole(lab, contacts)
 

@@ -8,6 +8,9 @@ Finance invoices from the balances: an event is dropped for no other reason than
 money is exact (DECIMAL) throughout.
 """
 
+from contextlib import suppress
+from datetime import date
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -52,10 +55,12 @@ def credit_events(raw: DataFrame, timezone: str, period_from: str, period_to: st
     `credits` is as sent, `signed_credits` positive for add and negative for deduct (NULL for any other action).
     `period_from` and `period_to` are days (YYYY-MM-DD, both included) of `timezone`. `_home_org_id` is the user's row
     in `user_organisations`: rows that are held back, or come again in another file, do not count towards it.
+    Raises ValueError if the period is none.
     """
+    first_day, last_day = _period(period_from, period_to)
     events = _with_org_of_user(_read(raw, timezone))
     homes = user_organisations(events.where(_is_kept())).select("user_id", F.col("org_id").alias("_home_org_id"))
-    is_in_period = _local_day(timezone).between(F.lit(period_from).cast("date"), F.lit(period_to).cast("date"))
+    is_in_period = _local_day(timezone).between(F.lit(first_day), F.lit(last_day))
     return events.join(homes, "user_id", "left").select(
         *ENGINE_COLUMNS,
         "event_id",
@@ -173,6 +178,14 @@ def unbalanced_credits(org_credit_balances: DataFrame, credit_events: DataFrame)
 
 
 # -- steps to silver --
+
+
+def _period(first: str, last: str) -> tuple[date, date]:
+    with suppress(TypeError, ValueError):
+        days = date.fromisoformat(first), date.fromisoformat(last)
+        if days[0] <= days[1]:
+            return days
+    raise ValueError(f"period_from, period_to: expected two days in order, as 2024-10-01; found {first!r}, {last!r}")
 
 
 def _read(raw: DataFrame, timezone: str) -> DataFrame:

@@ -70,7 +70,8 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
         return
     source, table = tables[wrong["table"]].source, tables[wrong["table"]].table
     accounted_for = sum(wrong[name] for name in FATES)
-    to_read = f" of {wanted:,} that are in bronze" if (wanted := wrong[_TO_READ]) else ""
+    has_to_read, wanted = tables[wrong["table"]].read_from is not None, wrong[_TO_READ]
+    to_read = f" of {wanted:,} that are in bronze" if has_to_read and wanted != wrong["rows_read"] else ""
     place = f"{table.replace('/', '.')} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
     raise AssayError(
         f"{place}: {wrong['rows_read']:,} rows read{to_read}, {accounted_for:,} accounted for; "

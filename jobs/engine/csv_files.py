@@ -191,7 +191,8 @@ def _read_header(
     if missing := [column for column in required if column.lower() not in header]:
         return Unreadable(f"its header lacks required columns: {', '.join(missing)}")
     if twice := next((i for i, name in enumerate(header) if name in header[:i]), None):
-        return Unreadable(f"columns {header.index(header[twice]) + 1} and {twice + 1} of its header have the same name")
+        places = f"columns {header.index(header[twice]) + 1} and {twice + 1}"
+        return Unreadable(f"{places} of its header have the same name, or are names of one column")
     return chosen
 
 

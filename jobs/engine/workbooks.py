@@ -23,6 +23,7 @@ ROW_SCHEMA = "_raw STRING, _source_file STRING, _rescued STRING, _cells ARRAY<ST
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _WORKBOOK = "xl/workbook.xml"
 _STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml/main"
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # how a file begins that is no .xlsx inside: encrypted, or an .xls
 _MOST_ROWS = 1_048_576
 _WAY_OUT = "open and save it in a spreadsheet program"
 
@@ -84,6 +85,8 @@ def _finding(file: Row, sheets: Sequence[Sheet]) -> tuple[str, str | None]:
     """The workbook's path, and why it is unfit, if it is."""
     path = file["_source_file"]
     try:
+        if bytes(file["content"][: len(_OLE)]) == _OLE:
+            return path, "it is protected with a password, or of Excel before 2007: save it as an ordinary .xlsx"
         if _is_strict(file["content"]):
             return path, "it is a Strict Open XML workbook: save it as an ordinary .xlsx"
         with _opened(file["content"]) as workbook:

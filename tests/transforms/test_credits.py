@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from chispa import assert_df_equality
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
@@ -693,6 +694,13 @@ class TestDeclaration:
             source.user_activity(frame, source.user_organisations(frame), "UTC"),
         ):
             assert not {kind for _, kind in actual.dtypes} & {"float", "double"}
+
+    @pytest.mark.parametrize(
+        "period", [("2024-31-12", "2024-12-31"), ("2024-12-31", "2024-10-01"), ("", "2024-10-01"), (2024, 2025)]
+    )
+    def test_a_period_that_is_none_is_refused(self, spark: SparkSession, period: tuple[Any, Any]) -> None:
+        with pytest.raises(ValueError, match="period_from, period_to: expected two days in order"):
+            source.credit_events(raw(spark, [{}]), "UTC", *period)
 
     def test_the_period_and_the_balance_check_are_declared(self) -> None:
         content = declared("credits")

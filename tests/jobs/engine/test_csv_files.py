@@ -277,7 +277,10 @@ def test_files_that_cannot_be_read_are_set_aside_with_a_reason(landing: Landing)
         "empty.csv.gz": (gzip.compress(b""), "the file is empty"),
         "no_header.csv": (b"7,Ann Lee,Oslo\n8,Bo,Rome\n", f"none of the 3 fields of {no_header}"),
         "required_column_missing.csv": (b"name,city\nAnn,Oslo\n", "its header lacks required columns: id"),
-        "same_name_twice.csv": (b"id,name,x,Name \n", "columns 2 and 4 of its header have the same name"),
+        "same_name_twice.csv": (
+            b"id,name,x,Name \n",
+            "columns 2 and 4 of its header have the same name, or are names of one column",
+        ),
         "utf_16.csv": ("id,name,city\n1,Ann,Oslo\n".encode("utf-16"), not_text),
         "utf_16_without_mark.csv": ("id,name,city\n1,Ann,Oslo\n".encode("utf-16-le"), not_text),
         "cr_alone.csv": (b"id,name,city\r1,Ann,Oslo\r", "its lines end in CR alone: they must end in LF or CRLF"),

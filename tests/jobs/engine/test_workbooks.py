@@ -148,6 +148,7 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "same name.xlsx": workbook({**good, "interactions ": [HEADER, ["y", "Call", 2]]}),
         "both names.xlsx": workbook({**good, "External_Interactions": [HEADER]}),
         "strict.xlsx": changed(whole, MAIN, "http://purl.oclc.org/ooxml/spreadsheetml/main"),
+        "locked.xlsx": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(1000),
         "cut.xlsx": whole[: len(whole) // 2],
         "text.xlsx": b"date_start,interaction,customers\n",
     }
@@ -162,6 +163,7 @@ def test_a_workbook_that_does_not_suit_is_named_with_its_reason(landing: Landing
         "same name.xlsx": f"sheets 'Interactions' and 'interactions ' {counted}",
         "both names.xlsx": f"sheets 'Interactions' and 'External_Interactions' {counted}",
         "strict.xlsx": "it is a Strict Open XML workbook: save it as an ordinary .xlsx",
+        "locked.xlsx": "it is protected with a password, or of Excel before 2007: save it as an ordinary .xlsx",
         "cut.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
         "text.xlsx": "the workbook could not be read: it is no workbook, or it is cut off",
     }

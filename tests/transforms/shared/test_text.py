@@ -4,7 +4,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from tests.transforms.examples import examples
-from transforms.shared.text import MISSING, WHITESPACE, clean_text, whole_number, without_missing
+from transforms.shared.text import MISSING, WHITESPACE, known, trimmed, whole_number, without_missing
 
 
 def test_blank_and_the_spellings_of_nothing_are_missing(spark: SparkSession) -> None:
@@ -12,13 +12,13 @@ def test_blank_and_the_spellings_of_nothing_are_missing(spark: SparkSession) -> 
         (text, None) for text in ("", "  ", "\t\u00a0", "NULL", "null", "N/A", "NaN", " NULL ", "\u3000N/A\n", None)
     ]
     frame = spark.createDataFrame(cases, "text STRING, expected STRING")
-    assert_df_equality(frame.select("text", clean_text(F.col("text")).alias("expected")), frame)
+    assert_df_equality(frame.select("text", known(trimmed(F.col("text"))).alias("expected")), frame)
 
 
 def test_a_text_that_is_only_like_missing_is_kept(spark: SparkSession) -> None:
     cases = [(text, text) for text in ("Null", "nan", "None", "-", "0", "NULL NULL")]
     frame = spark.createDataFrame(cases, "text STRING, expected STRING")
-    assert_df_equality(frame.select("text", clean_text(F.col("text")).alias("expected")), frame)
+    assert_df_equality(frame.select("text", known(trimmed(F.col("text"))).alias("expected")), frame)
 
 
 def test_white_space_is_what_unicode_says() -> None:
@@ -29,7 +29,7 @@ def test_any_text_is_trimmed_as_python_does(spark: SparkSession) -> None:
     texts = examples(st.text() | st.text(alphabet=WHITESPACE + "aNUL/é"))
     cases = [(text, None if text.strip() in MISSING else text.strip()) for text in texts]
     frame = spark.createDataFrame(cases, "text STRING, expected STRING")
-    assert_df_equality(frame.select("text", clean_text(F.col("text")).alias("expected")), frame)
+    assert_df_equality(frame.select("text", known(trimmed(F.col("text"))).alias("expected")), frame)
 
 
 def test_missing_texts_are_taken_out_of_a_list(spark: SparkSession) -> None:
