@@ -59,7 +59,7 @@ def credit_events(raw: DataFrame, timezone: str, period_from: str, period_to: st
     """
     first_day, last_day = _period(period_from, period_to)
     events = _with_org_of_user(_read(raw, timezone))
-    homes = user_organisations(events.where(_is_kept())).select("user_id", F.col("org_id").alias("_home_org_id"))
+    homes = _homes(_per_organisation(events)).select("user_id", F.col("org_id").alias("_home_org_id"))
     is_in_period = _local_day(timezone).between(F.lit(first_day), F.lit(last_day))
     return events.join(homes, "user_id", "left").select(
         *ENGINE_COLUMNS,
@@ -92,23 +92,9 @@ def user_organisations(credit_events: DataFrame) -> DataFrame:
     comes last), then the one with the smallest id. Events whose organisation was inferred count like all others: their
     users have one organisation only.
     """
-    in_each = (
-        credit_events.where(F.col("user_id") != UNKNOWN)
-        .groupBy("user_id", "org_id")
-        .agg((-F.count_distinct("event_id")).alias("minus_event_count"), F.min("occurred_at").alias("first_event_at"))
-    )
-    home_first = F.struct(
-        "minus_event_count",
-        F.col("first_event_at").isNull().alias("is_undated"),
-        "first_event_at",
-        "org_id",
-    )
-    homes = in_each.groupBy("user_id").agg(F.min(home_first).alias("home"))
-    return homes.select(
-        "user_id",
-        F.col("home.org_id").alias("org_id"),
-        (-F.col("home.minus_event_count")).alias("event_count"),
-    )
+    known = credit_events.where(F.col("user_id") != UNKNOWN)
+    counts = (F.count("*").alias("event_count"), F.min("occurred_at").alias("first_event_at"))
+    return _homes(known.groupBy("user_id", "org_id").agg(*counts))
 
 
 # -- gold --
@@ -196,6 +182,7 @@ def _read(raw: DataFrame, timezone: str) -> DataFrame:
     org_id = _identifier(F.col("org_id"))
     return _with_event_id(raw).select(
         *ENGINE_COLUMNS,
+        "_content",
         "event_id",
         F.col("event_id").alias("_raw_event_id"),
         org_id.alias("org_id"),
@@ -215,7 +202,7 @@ def _read(raw: DataFrame, timezone: str) -> DataFrame:
 
 
 def _with_event_id(raw: DataFrame) -> DataFrame:
-    """`raw` with its fields trimmed, and `event_id` from these and how often they occurred in the file so far.
+    """`raw` with its fields trimmed, `_content` of these, and `event_id` of that and how often the file had it so far.
 
     A file that was replaced in place is another one from then on, also while a copy keeps its former rows alive.
 
@@ -238,7 +225,7 @@ def _with_event_id(raw: DataFrame) -> DataFrame:
     alike = Window.partitionBy("_batch_id", "_source_file", "_content").orderBy(F.col("_row_hash").asc_nulls_last())
     numbered = F.concat("_content", F.lit("#"), F.row_number().over(alike))
     event_id = F.left(F.sha2(numbered, 256), F.lit(32))
-    return fields.withColumn("_content", content).withColumn("event_id", event_id).drop("_content")
+    return fields.withColumn("_content", content).withColumn("event_id", event_id)
 
 
 def _with_org_of_user(events: DataFrame) -> DataFrame:
@@ -257,6 +244,37 @@ def _with_org_of_user(events: DataFrame) -> DataFrame:
     is_inferred = F.col("org_id").isNull() & F.col("_only_org_id").isNotNull()
     return events.join(only_orgs, "user_id", "left").withColumns(
         {"org_id": F.coalesce("org_id", "_only_org_id"), "_is_org_inferred": is_inferred}
+    )
+
+
+def _per_organisation(events: DataFrame) -> DataFrame:
+    """One row per user who is known and organisation: how many different events that are kept, and the earliest time.
+
+    Of rows with one content there are as many events as the file that has most of them has. To count them so is to
+    count their ids, each of which would take a number first, and so a sorted file.
+    """
+    # By content alone: the two steps that need rows of one content in one place move each row once.
+    kept = events.where(_is_kept() & (F.col("user_id") != UNKNOWN)).repartition("_content")
+    by, first = ("user_id", "org_id"), F.min("occurred_at").alias("occurred_at")
+    in_files = kept.groupBy(*by, "_content", "_batch_id", "_source_file").agg(F.count("*").alias("event_count"), first)
+    in_all = in_files.groupBy(*by, "_content").agg(F.max("event_count").alias("event_count"), first)
+    first = F.min("occurred_at").alias("first_event_at")
+    return in_all.groupBy(*by).agg(F.sum("event_count").alias("event_count"), first)
+
+
+def _homes(per_organisation: DataFrame) -> DataFrame:
+    """One row per user: the organisation with most events (`user_organisations` says which of several)."""
+    home_first = F.struct(
+        (-F.col("event_count")).alias("minus_event_count"),
+        F.col("first_event_at").isNull().alias("is_undated"),
+        "first_event_at",
+        "org_id",
+    )
+    homes = per_organisation.groupBy("user_id").agg(F.min(home_first).alias("home"))
+    return homes.select(
+        "user_id",
+        F.col("home.org_id").alias("org_id"),
+        (-F.col("home.minus_event_count")).alias("event_count"),
     )
 
 
