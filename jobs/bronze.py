@@ -118,7 +118,10 @@ def ignored(run: Run, source: Source) -> list[str]:
     if _named_file(source):
         return []
     found = passed_over(run.spark, run.settings.landing, source.patterns)
-    others = [other for other in load_sources() if other.name != source.name] if found else []
+    try:
+        others = [other for other in load_sources() if other.name != source.name] if found else []
+    except ConfigurationError:  # whose the files are cannot be told; that is no reason for this run to fail
+        return []
     patterns = [pattern for other in others for pattern in other.patterns]
     return [path for path in found if not any(fnmatchcase(path, pattern) for pattern in patterns)]
 

@@ -21,7 +21,8 @@ from jobs.engine.ledger import Ledger, RowAccount, TableState
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication
 from jobs.engine.session import FOR_FEW_ROWS, session_settings
-from jobs.engine.sources import PublishedTable, Source, load_sources
+from jobs.engine.sources import PublishedTable, RawTable, Source, load_sources
+from jobs.planning import plan_sources
 from scripts.proof.world import entry, first_delivery, relaxed
 from tests.jobs.test_planning import crashed, plan_then_run
 from tests.lab import Lab, forget_tables, with_gold
@@ -212,6 +213,32 @@ def test_rows_of_raw_tables_that_are_declared_otherwise_now_are_not_lost() -> No
     assert silver.next_scope(narrowed, "orders_rows", history, 2, 3) == silver.Scope(
         0, 3, True, frozenset({(2, "orders/clients_1.csv")})
     )
+
+
+def test_what_is_not_called_as_declared_is_not_read_and_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.land("members/a.log", entry("a" * 16, 40))
+    lab.land("members/a.log.bak", entry("a" * 16, 41))
+    lab.land("members/2024/b.log", entry("b" * 16, 42))
+    members = load_sources(["members"])[0]
+    (plan,) = (found := plan_sources(lab.start(), [members])).sources
+    assert ([file.path for file in plan.read], plan.ignored) == (
+        ["members/a.log"],
+        ["members/2024/", "members/a.log.bak"],
+    )
+    assert "would not read   members/2024/, members/a.log.bak: no source has files of such names" in found.as_text()
+    says = "members: not read, as only members/*.log (also .gz, .bz2) are: members/2024/, members/a.log.bak"
+    assert lab.run(members, until="bronze").warnings == [says]
+
+    # One that is another source's is none of those; whose they are cannot be told where a declaration is wrong.
+    other = members.model_copy(update={"name": "other", "raw": {"other": RawTable(landing="*/*.bak", format="lines")}})
+    monkeypatch.setattr(bronze, "load_sources", lambda: [members, other])
+    assert bronze.ignored(lab.start(), members) == ["members/2024/"]
+
+    def wrong() -> None:
+        raise ConfigurationError("other.yaml: not valid YAML")
+
+    monkeypatch.setattr(bronze, "load_sources", wrong)
+    assert bronze.ignored(lab.start(), members) == []
 
 
 def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
