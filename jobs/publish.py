@@ -24,6 +24,7 @@ from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
+from jobs.engine.landing import local_path
 from jobs.engine.ledger import Ledger
 from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
@@ -49,6 +50,7 @@ _OPS_TABLES = {
 }
 
 
+_OF_EXPORT, _OF_DOCUMENTS = ".checksum", "documents"  # how hidden files end: exports.py, documents.py
 _SYSTEM_SAYS = re.compile(
     r"\[Errno (\d+)\]|Permission denied|Parent path is not a directory|Mkdirs failed to create|Read-only file system"
 )
@@ -67,7 +69,8 @@ class PublishReport:
     """The release made (None if nothing had changed), its tables, and the files written beside it, in words.
 
     `held_back` are the sources that show an older release since a rollback, and go on to; `left` the tables that are
-    published and that no source declares any longer; `of_no_release` those that are of an earlier release alone.
+    published and that no source declares any longer, `files_left` the same of files; `of_no_release` are tables of an
+    earlier release alone.
     """
 
     release_id: int | None = None
@@ -76,6 +79,7 @@ class PublishReport:
     documents: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    files_left: list[str] = field(default_factory=list)
     of_no_release: list[str] = field(default_factory=list)
 
 
@@ -191,7 +195,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     held = [source.name for source in held_back]
-    return PublishReport(release_id, *names, written, held, _left(last, sources), of_none)
+    return PublishReport(release_id, *names, written, held, _left(last, sources), _files_left(run, sources), of_none)
 
 
 def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[str]:
@@ -201,6 +205,40 @@ def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[
     with suppress(ConfigurationError):
         return sorted(left - _declared(load_sources())) if left else []
     return []
+
+
+def _files_left(run: Run, sources: Sequence[Source]) -> list[str]:
+    """The exports and documents below the output folder that no source declares, be it one of this run or another one.
+
+    They are found by the hidden files that Assay keeps beside them; of an output that is elsewhere, none are.
+    """
+    output = local_path(run.settings.output)
+    if output is None:
+        return []
+    marks = {
+        f"exports/{mark.name[1:].removesuffix(_OF_EXPORT)}": mark for mark in output.glob(f"exports/.*{_OF_EXPORT}")
+    }
+    marks |= {
+        f"{mark.parent.name}/{mark.name[1:].removesuffix(_OF_DOCUMENTS)}*": mark
+        for mark in output.glob(f"*/.*{_OF_DOCUMENTS}")
+    }
+    if not marks.keys() - _written(sources):
+        return []
+    # A mistake in what another source declares is no reason for this run to fail.
+    with suppress(ConfigurationError):
+        names = {source.name for source in sources}
+        others = [source for source in load_sources() if source.name not in names]
+        left = marks.keys() - _written([*sources, *others])
+        return sorted(file for file in left if any(output.glob(file)))
+    return []
+
+
+def _written(sources: Sequence[Source]) -> set[str]:
+    """The files below the output folder that sources write, documents as a pattern."""
+    return {
+        *(f"exports/{export.file}" for source in sources for export in source.exports.values()),
+        *(f"{each.folder}/{each.prefix}*" for source in sources for each in source.documents.values()),
+    }
 
 
 def is_all_released(run: Run, source: Source, last: Mapping[str, ReleasedTable]) -> bool:

@@ -117,6 +117,11 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
         for name in report.left
     ]
     summary.warnings += [
+        f"{file} below the output folder: no source writes it now, and it stays as it was: remove it, and the hidden "
+        "file beside it"
+        for file in report.files_left
+    ]
+    summary.warnings += [
         f"{name}: is of no release now, and shows the rows of an earlier one, perhaps of another lakehouse: "
         "run its source, or drop it"
         for name in report.of_no_release

@@ -241,6 +241,30 @@ def test_what_is_not_called_as_declared_is_not_read_and_is_named(lab: Lab, monke
     assert bronze.ignored(lab.start(), members) == []
 
 
+def test_files_that_no_source_writes_any_longer_are_named(tmp_path: Path) -> None:
+    """As tables are: of documents, people may ask that they are gone."""
+    run: Any = SimpleNamespace(settings=SimpleNamespace(output=str(tmp_path)))
+    assert publish._files_left(run, []) == []
+    every = load_sources()
+    (source,) = [source for source in every if source.documents]
+    (document,) = source.documents.values()
+    (export,) = next(source for source in every if source.exports).exports.values()
+    for path in (
+        f"exports/{export.file}", f"exports/.{export.file}.checksum", "exports/old.csv", "exports/.old.csv.checksum",
+        "exports/.removed.csv.checksum", f"{document.folder}/{document.prefix}a.json",
+        f"{document.folder}/.{document.prefix}documents", f"{document.folder}/old-a.json",
+        f"{document.folder}/.old-documents", "others/x.json", "others/.documents",
+    ):  # fmt: skip
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("")
+    left = ["exports/old.csv", "others/*", f"{document.folder}/old-*"]
+    assert publish._files_left(run, every) == publish._files_left(run, every[:1]) == left
+    without = source.model_copy(update={"documents": {}})
+    assert publish._files_left(run, [without]) == sorted([*left, f"{document.folder}/{document.prefix}*"])
+    run.settings.output = "s3a://bucket/out"
+    assert publish._files_left(run, every) == []
+
+
 def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_sources(["interactions"])[0]
     table = next(iter(source.parsed_tables))
