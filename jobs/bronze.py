@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial, reduce
 from pathlib import Path
 
@@ -19,7 +18,15 @@ from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
 from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.landing import LandingFile, Unreadable, content_hashes, is_being_written, list_files, passed_over
+from jobs.engine.landing import (
+    LandingFile,
+    Unreadable,
+    content_hashes,
+    is_being_written,
+    is_expected,
+    list_files,
+    passed_over,
+)
 from jobs.engine.ledger import RowAccount
 from jobs.engine.readers import failed_file, parent, read_lines
 from jobs.engine.sources import SOURCES_FOLDER, RawTable, Source, load_sources
@@ -70,11 +77,11 @@ def check(run: Run, source: Source) -> None:
     for event in run.ledger.history(source.name).loaded() if len(source.raw) > 1 else []:
         named = set(tables_in(source, event))
         for raw, batches in accounted.items():
-            if event.batch_id in batches and not _named_tables(event) and named != {raw}:
+            if event.batch_id in batches and not _named_tables(event) and raw not in named:
                 raise ConfigurationError(
                     f"{place}, raw.{raw}.landing: {event.source_file} was read for {raw!r}, when that was the only raw "
                     f"table, and is a file of {' and '.join(sorted(named)) or 'none'} by the present patterns",
-                    f"let the pattern of {raw!r} match it, and no other; {or_else}",
+                    f"let the pattern of {raw!r} match it; {or_else}",
                 )
 
 
@@ -123,7 +130,7 @@ def ignored(run: Run, source: Source) -> list[str]:
     except ConfigurationError:  # whose the files are cannot be told; that is no reason for this run to fail
         return []
     patterns = [pattern for other in others for pattern in other.patterns]
-    return [path for path in found if not any(fnmatchcase(path, pattern) for pattern in patterns)]
+    return [path for path in found if not is_expected(path, patterns)]
 
 
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
@@ -134,7 +141,9 @@ def next_batch(run: Run, source: Source, decided: History, listed: Sequence[Land
 def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:
     """Whether a file was read for the raw tables that the present patterns name."""
     named, present = _named_tables(event), source.raw_tables_of(event.source_file)
-    return not named or not present or set(named) == set(present)
+    if not named:  # it was read for one, which is among these
+        return len(present) <= 1
+    return len(source.raw) == 1 or not present or set(named) == set(present)
 
 
 def unread_tables(run: Run, source: Source, files: Sequence[FileEvent], batch_id: int) -> list[str]:

@@ -2,11 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
@@ -215,22 +217,26 @@ def _files_left(run: Run, sources: Sequence[Source]) -> list[str]:
     output = local_path(run.settings.output)
     if output is None:
         return []
-    marks = {
-        f"exports/{mark.name[1:].removesuffix(_OF_EXPORT)}": mark for mark in output.glob(f"exports/.*{_OF_EXPORT}")
-    }
-    marks |= {
-        f"{mark.parent.name}/{mark.name[1:].removesuffix(_OF_DOCUMENTS)}*": mark
-        for mark in output.glob(f"*/.*{_OF_DOCUMENTS}")
-    }
-    if not marks.keys() - _written(sources):
+    exports_there, documents_there = output.glob(f"exports/.*{_OF_EXPORT}"), output.glob(f"*/.*{_OF_DOCUMENTS}")
+    marked = {f"exports/{mark.name[1:].removesuffix(_OF_EXPORT)}" for mark in exports_there}
+    marked |= {f"{mark.parent.name}/{mark.name[1:].removesuffix(_OF_DOCUMENTS)}*" for mark in documents_there}
+    if not marked - _written(sources):
         return []
     # A mistake in what another source declares is no reason for this run to fail.
     with suppress(ConfigurationError):
         names = {source.name for source in sources}
-        others = [source for source in load_sources() if source.name not in names]
-        left = marks.keys() - _written([*sources, *others])
-        return sorted(file for file in left if any(output.glob(file)))
+        written = _written([*sources, *[source for source in load_sources() if source.name not in names]])
+        return sorted(left for pattern in marked - written if (left := _left_of(output, pattern, written)))
     return []
+
+
+def _left_of(output: Path, pattern: str, written: Collection[str]) -> str:
+    """The files that match a pattern and none of those that are written, in words; empty if there are none."""
+    others = sorted(other for other in written if other != pattern and fnmatchcase(other, pattern))
+    files = [f"{file.parent.name}/{file.name}" for file in output.glob(pattern) if not file.name.startswith(".")]
+    if all(any(fnmatchcase(file, other) for other in others) for file in files):
+        return ""
+    return f"{pattern} (but for {', '.join(others)})" if others else pattern
 
 
 def _written(sources: Sequence[Source]) -> set[str]:

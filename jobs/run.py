@@ -158,9 +158,15 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
 
 
 def _ignored(run: Run, source: Source) -> list[str]:
-    """A warning of what is in the source's landing folders under names that it does not expect."""
-    found = bronze.ignored(run, source)
-    return [f"{source.name}: not read, as only {source.expected_files} are: {some(found)}"] if found else []
+    """Warnings of what is in the source's landing folders under names that it does not expect."""
+    found, read = bronze.ignored(run, source), run.ledger.history(source.name).newest_versions(accepted=True)
+    groups = {
+        "not read, as only {} are": [path for path in found if path not in read],
+        "not read any longer, as only {} are, but their rows still count": [path for path in found if path in read],
+    }
+    return [
+        f"{source.name}: {says.format(source.expected_files)}: {some(paths)}" for says, paths in groups.items() if paths
+    ]
 
 
 def _from_the_future(run: Run, source: Source, read: BronzeReport) -> list[str]:

@@ -11,9 +11,9 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -65,29 +65,50 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
     Spark reads nothing of files being written, and does not say so.
     """
     local = local_path(root)
-    found: list[LandingFile] = []
+    found = {}  # of a file in two places, one is enough
     for place, wanted in _places(patterns).items():
-        found += _list_local(local, place, wanted) if local else _list_hadoop(spark, root, place, wanted)
-    return sorted(found, key=lambda file: file.path)
+        files = _list_local(local, place, wanted) if local else _list_hadoop(spark, root, place, wanted)
+        found.update({file.path: file for file in files})
+    return sorted(found.values(), key=lambda file: file.path)
 
 
-def passed_over(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[str]:
-    """What else is in the folders of the patterns, by path: files that match none, folders, links that lead nowhere."""
+def passed_over(spark: SparkSession, root: str, patterns: Sequence[str]) -> list[str]:
+    """What else is in the folders of the patterns, by path: files that match none, folders (`x/`) that lead to none of
+    them, links that lead nowhere.
+    """
     local = local_path(root)
-    found: list[str] = []
-    for place, wanted in _places(patterns).items():
-        if local:
-            for path in local.glob(place):
-                name = path.relative_to(local).as_posix()
-                if os.path.isdir(path):
-                    found.append(f"{_shown(name)[0]}/")
-                elif not _is_wanted(name, wanted) or not os.path.lexists(os.path.realpath(path)):
-                    found.append(_shown(name)[0])
-        else:
-            for name, status in _statuses(spark, root, place):
-                if status.isDirectory() or not _is_wanted(name, wanted):
-                    found.append(f"{name}/" if status.isDirectory() else name)
+    found: set[str] = set()
+    for place in _places(patterns):
+        if _named(place):
+            continue
+        folder = place.rpartition("/")[0]
+        entries = _entries(local, folder) if local else _hadoop_entries(spark, root, place)
+        found |= {path for path, is_dead in entries if is_dead or not is_expected(path, patterns)}
     return sorted(path for path in found if not is_being_written(Path(path).name))
+
+
+def is_expected(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a file matches one of the patterns, or a folder (`x/`) leads to what one of them matches."""
+    if not path.endswith("/"):
+        return any(fnmatchcase(path, pattern) for pattern in patterns)
+    names = path[:-1].split("/")
+    above = (pattern.split("/")[:-1][: len(names)] for pattern in patterns)
+    return any(len(found) == len(names) and all(map(fnmatchcase, names, found)) for found in above)
+
+
+def _entries(root: Path, folder: str) -> Iterable[tuple[str, bool]]:
+    """Each path in a folder, or in those that match it, and whether it is a link that leads nowhere."""
+    for place in root.glob(folder) if glob.has_magic(folder) else [root / folder]:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+            for entry in entries:
+                path = _shown(Path(entry.path).relative_to(root).as_posix())[0]
+                is_dead = entry.is_symlink() and not os.path.lexists(os.path.realpath(entry.path))
+                yield (f"{path}/" if entry.is_dir() else path), is_dead
+
+
+def _hadoop_entries(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str, bool]]:
+    for path, status in _statuses(spark, root, place):
+        yield (f"{path}/" if status.isDirectory() else path), False
 
 
 def is_being_written(name: str) -> bool:

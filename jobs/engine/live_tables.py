@@ -9,6 +9,8 @@ from jobs.engine.errors import AssayError
 from jobs.engine.publication import STAGING, Publication
 from jobs.engine.sources import PublishedTable
 
+READERS = {"gold": "analyst", "restricted": "restricted_reader"}  # the role that may read a schema's tables
+
 
 def bring(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Makes the live table what its staging table is, or adds its rows, in the caller's transaction.
@@ -45,11 +47,14 @@ def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, s
 def _create(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Makes the live table what its staging table is.
 
-    Its key comes later: to index all rows at once is quicker than one by one.
+    Its key comes later: to index all rows at once is quicker than one by one. Its readers are granted it here, not by
+    default privileges alone, which are those of one publisher's tables.
     """
-    parts = {"live": item.live, "staging": item.staging}
+    reader = sql.Identifier(READERS[item.full_name.partition(".")[0]])
+    parts = {"live": item.live, "staging": item.staging, "reader": reader}
     connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
     connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))
+    connection.execute(sql.SQL("GRANT SELECT ON {live} TO {reader}").format(**parts))
 
 
 def _match_columns(connection: psycopg.Connection[Any], item: Publication) -> None:

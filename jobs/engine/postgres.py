@@ -121,8 +121,8 @@ def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -
                 connection.execute((PROJECT / "conf/postgres/grants.sql").read_text())
     except psycopg.errors.InsufficientPrivilege as error:
         user = connection.info.user
-        if _has_schemas(connection):  # all there is to make is there, and is somebody else's
-            raise
+        if _has_schemas(connection) and all(_has_role(connection, role) for role in ROLES):
+            raise  # all there is to make is there, and is somebody else's
         raise AssayError(
             f"Postgres user {user} lacks a privilege: {_first_line(error)}",
             f"let an administrator run: GRANT CREATE ON DATABASE {connection.info.dbname} TO {user}; "
@@ -245,6 +245,8 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
     except Py4JJavaError as error:
         text = str(error)
         if (refused := _JDBC_REFUSED.search(text)) and not _JDBC_LOST.search(text):
+            with connect(database, read_only=True):  # one that is going away says so in its own language, too
+                pass
             why = re.sub(f"[{_QUOTES}]", "...", refused[1])
             raise AssayError(
                 f"{item.full_name}: Postgres refused rows that were loaded ({why}); nothing was published",
@@ -411,10 +413,14 @@ def other_publishers(connection: psycopg.Connection[Any]) -> bool:
 
 def _make_role(connection: psycopg.Connection[Any], role: str, password: str | None) -> bool:
     """Makes a role unless it is there; whether it was made."""
-    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is not None:
+    if _has_role(connection, role):
         return False
     connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
     return True
+
+
+def _has_role(connection: psycopg.Connection[Any], role: str) -> bool:
+    return connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is not None
 
 
 def _has_schemas(connection: psycopg.Connection[Any]) -> bool:

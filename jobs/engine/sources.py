@@ -124,6 +124,8 @@ class RawTable(_Strict):
         for key, names in {"required_columns": self.required_columns, "aliases": self.aliases.values()}.items():
             if unknown := sorted(set(names) - set(self.columns)):
                 raise ValueError(f"{key}: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
+        if "**" in self.landing:
+            raise ValueError("landing: a pattern of names in given folders, without **")
         if self.arrival_order and self.format != "lines":
             raise ValueError("arrival_order: for format lines only")
         return self

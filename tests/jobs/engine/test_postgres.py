@@ -282,6 +282,21 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
         assert connection.execute(still).fetchone() == (True, True, True)
 
 
+def test_readers_may_read_what_another_publisher_makes(database: Database, plain_user: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO plain')
+        connection.execute("DROP TABLE gold.things")
+        for schema in ("gold", "restricted", "ops", "assay_staging"):
+            connection.execute(f"ALTER SCHEMA {schema} OWNER TO plain")
+        tables = connection.execute("SELECT 'ops.' || tablename FROM pg_tables WHERE schemaname = 'ops'")
+        for (table,) in tables.fetchall():
+            connection.execute(f"ALTER TABLE {table} OWNER TO plain")
+        assert publish(plain_user, thing(ID_N, 1), (2, 1)) == 2
+        may_read = connection.execute("SELECT has_table_privilege('analyst', 'gold.things', 'SELECT')").fetchone()
+    assert may_read == (True,)
+
+
 def test_what_belongs_to_somebody_else_is_named(database: Database, plain_user: Database) -> None:
     publish(database, thing(ID_N, 1), (1, 1))
     with psycopg.connect(database.conninfo(), autocommit=True) as connection:

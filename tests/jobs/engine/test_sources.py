@@ -73,6 +73,7 @@ def several(**keys: Any) -> str:
             "required_columns: 'b' is not among columns (a)",
         ),
         (changed(landing=None), "conf/sources/things.yaml, landing: "),
+        (changed(landing="things/**/*.txt"), "landing: a pattern of names in given folders, without **"),
         (
             changed(format="csv", columns=["a"], aliases={"b": "c"}),
             "things.yaml, aliases: 'c' is not among columns (a)",
