@@ -74,13 +74,14 @@ def check(run: Run, source: Source) -> None:
             f"{place}: the raw table {gone[0]!r} is not declared any more, and bronze has rows of it",
             f"call it {gone[0]!r} again (there are {', '.join(source.raw)}); {or_else}",
         )
-    for event in run.ledger.history(source.name).loaded() if len(source.raw) > 1 else []:
-        named = set(tables_in(source, event))
+    unnamed = [event for event in run.ledger.history(source.name).loaded() if not _named_tables(event)]
+    for event in unnamed if len(source.raw) > 1 else []:
+        present = source.raw_tables_of(event.source_file)
         for raw, batches in accounted.items():
-            if event.batch_id in batches and not _named_tables(event) and raw not in named:
+            if event.batch_id in batches and raw not in present:
                 raise ConfigurationError(
                     f"{place}, raw.{raw}.landing: {event.source_file} was read for {raw!r}, when that was the only raw "
-                    f"table, and is a file of {' and '.join(sorted(named)) or 'none'} by the present patterns",
+                    f"table, and is a file of {' and '.join(present) or 'none'} by the present patterns",
                     f"let the pattern of {raw!r} match it; {or_else}",
                 )
 

@@ -99,11 +99,11 @@ def is_expected(path: str, patterns: Iterable[str]) -> bool:
 def _entries(root: Path, folder: str) -> Iterable[tuple[str, bool]]:
     """Each path in a folder, or in those that match it, and whether it is a link that leads nowhere."""
     for place in root.glob(folder) if glob.has_magic(folder) else [root / folder]:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+        with suppress(OSError), os.scandir(place) as entries:  # one that may not be listed, listing has told of
             for entry in entries:
-                path = _shown(Path(entry.path).relative_to(root).as_posix())[0]
-                is_dead = entry.is_symlink() and not os.path.lexists(os.path.realpath(entry.path))
-                yield (f"{path}/" if entry.is_dir() else path), is_dead
+                path, is_link = _shown(Path(entry.path).relative_to(root).as_posix())[0], entry.is_symlink()
+                is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()  # of a link to itself, that raises
+                yield f"{path}/" if is_folder else path, is_link and not os.path.lexists(os.path.realpath(entry.path))
 
 
 def _hadoop_entries(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str, bool]]:
