@@ -372,7 +372,7 @@ def _source_lines(plan: SourcePlan) -> list[str]:
     }
     lines = [line(head, _files(files)) for head, files in groups.items() if files]
     if plan.ignored:
-        lines.append(line("would not read", f"{some(plan.ignored)}: no source has files of such names"))
+        lines.append(line("would not read", f"{some(plan.ignored)}: not called as files of a source are"))
     if batch := plan.unfinished:
         rest = f": {_files(batch.read)}" if batch.read else ""
         found = f"batch {batch.batch_id} of {plan.source}, planned at {batch.planned_at}, never finished{rest}"

@@ -83,7 +83,11 @@ def passed_over(spark: SparkSession, root: str, patterns: Sequence[str]) -> list
             continue
         folder = place.rpartition("/")[0]
         entries = _entries(local, folder) if local else _hadoop_entries(spark, root, place)
-        found |= {path for path, is_dead in entries if is_dead or not is_expected(path, patterns)}
+        for path, is_dead in entries:
+            if is_dead:
+                found.add(f"{path} (a link that leads nowhere)")
+            elif not is_expected(path, patterns):
+                found.add(path)
     return sorted(path for path in found if not is_being_written(Path(path).name))
 
 

@@ -228,7 +228,7 @@ def test_what_is_not_called_as_declared_is_not_read_and_is_named(lab: Lab, monke
         ["members/a.log"],
         ["members/2024/", "members/a.log.bak"],
     )
-    assert "would not read   members/2024/, members/a.log.bak: no source has files of such names" in found.as_text()
+    assert "would not read   members/2024/, members/a.log.bak: not called as files of a source are" in found.as_text()
     says = "members: not read, as only members/*.log (also .gz, .bz2) are: members/2024/, members/a.log.bak"
     assert lab.run(members, until="bronze").warnings == [says]
 
