@@ -74,8 +74,11 @@ def check(run: Run, source: Source) -> None:
             f"{place}: the raw table {gone[0]!r} is not declared any more, and bronze has rows of it",
             f"call it {gone[0]!r} again (there are {', '.join(source.raw)}); {or_else}",
         )
-    unnamed = [event for event in run.ledger.history(source.name).loaded() if not _named_tables(event)]
-    for event in unnamed if len(source.raw) > 1 else []:
+    if len(source.raw) == 1:
+        return
+    for event in run.ledger.history(source.name).loaded():
+        if _named_tables(event):
+            continue
         present = source.raw_tables_of(event.source_file)
         for raw, batches in accounted.items():
             if event.batch_id in batches and raw not in present:

@@ -24,7 +24,7 @@ from jobs.engine.versions import fingerprint, metrics, together
 from jobs.silver import call, quarantine_table, silver_table, verify_all_parsed
 from jobs.silver import shapes as silver_shapes
 
-LOG_DAYS = 2 * 365  # for which a new gold table keeps its log
+_LOG_DAYS = 2 * 365  # for which a new gold table keeps its log
 _NO_VERSION = -1
 _MOST_SLICES = 400  # of more, to compute the table anew takes no longer
 
@@ -412,7 +412,7 @@ def _write(
     measures = [*metrics(frame), *[gate.violations(rule) for rule in rules]]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *measures).select(*frame.columns)
     # Older releases are read by their versions: as long as `assay maintain` sees to it at the least.
-    properties = {} if silver else {LOG_RETENTION: f"interval {LOG_DAYS} days"}
+    properties = {} if silver else {LOG_RETENTION: f"interval {_LOG_DAYS} days"}
     version = run.lake.overwrite(watched, state.table_name, properties)
     found = observed.get
     results = gate.results(str(silver), rules, found)

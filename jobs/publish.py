@@ -52,7 +52,6 @@ _OPS_TABLES = {
 }
 
 
-_OF_EXPORT, _OF_DOCUMENTS = ".checksum", "documents"  # how hidden files end: exports.py, documents.py
 _SYSTEM_SAYS = re.compile(
     r"\[Errno (\d+)\]|Permission denied|Parent path is not a directory|Mkdirs failed to create|Read-only file system"
 )
@@ -217,9 +216,9 @@ def _files_left(run: Run, sources: Sequence[Source]) -> list[str]:
     output = local_path(run.settings.output)
     if output is None:
         return []
-    exports_there, documents_there = output.glob(f"exports/.*{_OF_EXPORT}"), output.glob(f"*/.*{_OF_DOCUMENTS}")
-    marked = {f"exports/{mark.name[1:].removesuffix(_OF_EXPORT)}" for mark in exports_there}
-    marked |= {f"{mark.parent.name}/{mark.name[1:].removesuffix(_OF_DOCUMENTS)}*" for mark in documents_there}
+    exports_there, documents_there = output.glob(f"exports/.*{exports.MARK}"), output.glob(f"*/.*{documents.MARK}")
+    marked = {f"exports/{mark.name[1:].removesuffix(exports.MARK)}" for mark in exports_there}
+    marked |= {f"{mark.parent.name}/{mark.name[1:].removesuffix(documents.MARK)}*" for mark in documents_there}
     if not marked - _written(sources):
         return []
     # A mistake in what another source declares is no reason for this run to fail.

@@ -159,7 +159,10 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
 
 def _ignored(run: Run, source: Source) -> list[str]:
     """Warnings of what is in the source's landing folders under names that it does not expect."""
-    found, read = bronze.ignored(run, source), run.ledger.history(source.name).newest_versions(accepted=True)
+    found = bronze.ignored(run, source)
+    if not found:
+        return []
+    read = run.ledger.history(source.name).newest_versions(accepted=True)
     groups = {
         "not read, as only {} are": [path for path in found if path not in read],
         "not read any longer, as only {} are, but their rows still count": [path for path in found if path in read],

@@ -136,19 +136,25 @@ def _see_to_settings(run: Run, source: Source) -> None:
     needs_secret = any(_needs_secret(source, table) for table in source.parsed_tables)
     if needs_secret and id_secret.find(run.lake, source.name) is None:
         id_secret.make(run.lake, source.name)
-    if request := settings_request(run, source, run.ledger.history(source.name)):
+    otherwise = _parsed_otherwise(run, source)
+    if request := _all_anew(run, source, otherwise, run.ledger.history(source.name)):
         run.ledger.ask(source.name, request.kind, request.batches)
-    run.ledger.record_table_states(_parsed_otherwise(run, source))
+    run.ledger.record_table_states(otherwise)
 
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
-    """What is to be asked for if rows were parsed with other settings than the present ones; None if none were.
+    """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
+    return _all_anew(run, source, _parsed_otherwise(run, source), history)
 
-    A table that has no rows yet, such as one that is declared since, is no reason.
+
+def _all_anew(run: Run, source: Source, otherwise: list[TableState], history: History) -> Request | None:
+    """That all batches are parsed anew; None if no table that was parsed `otherwise` has done any.
+
+    One that has done none, such as one that is declared since, is no reason.
     """
-    otherwise = {state.table_name for state in _parsed_otherwise(run, source)}
+    names = {state.table_name for state in otherwise}
     is_due = any(
-        silver_table(source, table) in otherwise and done_through(run, source, table) for table in source.parsed_tables
+        silver_table(source, table) in names and done_through(run, source, table) for table in source.parsed_tables
     )
     batches = {event.batch_id for event in history.loaded()}
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches))) if is_due and batches else None

@@ -1,6 +1,6 @@
 -- Who may read what. Run once, when roles, schemas or the tables of releases have just been made; published tables are
--- granted as they are created, by the default privileges. Neither comes again: what an administrator has revoked since, or
--- has put there, is not Assay's.
+-- granted as they are created (jobs/engine/live_tables.py). Neither comes again: what an administrator has revoked since,
+-- or has put there, is not Assay's.
 GRANT USAGE ON SCHEMA gold, ops TO analyst;
 GRANT USAGE ON SCHEMA restricted, ops TO restricted_reader;
 GRANT SELECT ON ops.releases, ops.release_tables TO restricted_reader;

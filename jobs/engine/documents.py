@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from jobs.engine.sources import Document
 from jobs.engine.versions import measured
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
-# Of the hidden file; one of an earlier Assay had no ending and no key, or no checksum either.
-_WORDS, _CHECKSUM = 5, 2
+MARK = "documents"  # how the name of the hidden file ends
+_CHECKSUM = 2  # of its words, which one; in that of an earlier Assay the last, or not there
 
 
 def folder_of(output: str, document: Document) -> Path:
@@ -58,15 +58,15 @@ def write(
     folder = folder_of(output, document)
     mark = _mark(folder, document)
     is_marked, written = mark.exists(), _origin(mark, document)
-    if _is_from(written, _origin_now(lake, table, version, checksum, document)):
+    now = _origin_now(lake, table, version, checksum, document)
+    if _is_from(written, now):
         return 0, 0
     former = sorted({word for word in written if word.startswith(".")} - {document.suffix})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shown, counts = lake.read(table, version), (0, 0)
-    checksum = checksum or measured(shown)[1]
-    now = _origin_now(lake, table, version, checksum, document)
-    if written[2:] != now[2:]:
-        rows, before = _texts(shown, document), _before(lake, table, written, document)
+    now[_CHECKSUM] = checksum or measured(shown)[1]
+    if written[_CHECKSUM:] != now[_CHECKSUM:]:
+        rows, before = _texts(shown, document), _before(lake, table, written, now)
         if before is not None:
             rows = _difference(rows, _texts(before, document), document.key)
         elif is_marked:
@@ -83,7 +83,7 @@ def write(
 
 
 def _mark(folder: Path, document: Document) -> Path:
-    return folder / f".{document.prefix}documents"
+    return folder / f".{document.prefix}{MARK}"
 
 
 def _origin(mark: Path, document: Document) -> list[str]:
@@ -97,12 +97,9 @@ def _origin_now(lake: Lakehouse, table: str, version: int, checksum: str | None,
     return [lake.identity(table), str(version), checksum or "", document.suffix, document.key]
 
 
-def _is_from(written: Sequence[str], now: Sequence[str]) -> bool:
+def _is_from(written: list[str], now: list[str]) -> bool:
     """Whether the files are from what they are to be from now; its checksum may be unknown."""
-    return len(written) == len(now) and all(
-        one == other or (at == _CHECKSUM and not other)
-        for at, (one, other) in enumerate(zip(written, now, strict=True))
-    )
+    return len(written) == len(now) and written == [new or old for old, new in zip(written, now, strict=True)]
 
 
 def _texts(rows: DataFrame, document: Document) -> DataFrame:
@@ -110,14 +107,13 @@ def _texts(rows: DataFrame, document: Document) -> DataFrame:
     return rows.select(F.col(document.key).cast("string").alias(document.key), "document")
 
 
-def _before(lake: Lakehouse, table: str, written: list[str], document: Document) -> DataFrame | None:
+def _before(lake: Lakehouse, table: str, written: list[str], now: list[str]) -> DataFrame | None:
     """The rows that the files were written from; None if they are not known, or no longer there as they were."""
-    is_named_so = written[_CHECKSUM + 1 :] == [document.suffix, document.key]
-    if len(written) == _WORDS and written[0] == lake.identity(table) and is_named_so:
+    if len(written) == len(now) and written[0] == now[0] and written[_CHECKSUM + 1 :] == now[_CHECKSUM + 1 :]:
         # That version may be gone, or damaged: what is needed is in the new one.
         with suppress(PySparkException, Py4JJavaError, ValueError):
             rows = lake.read(table, int(written[1]))
-            return rows if measured(rows)[1] == written[2] else None
+            return rows if measured(rows)[1] == written[_CHECKSUM] else None
     return None
 
 
@@ -136,7 +132,7 @@ def _with_those_gone(rows: DataFrame, folder: Path, document: Document) -> DataF
 
 def _keys_there(folder: Path, document: Document) -> list[str]:
     """The keys of the files that are there; names that begin as those of other documents beside them are theirs."""
-    prefixes = [mark.name.removeprefix(".").removesuffix("documents") for mark in folder.glob(".*documents")]
+    prefixes = [mark.name.removeprefix(".").removesuffix(MARK) for mark in folder.glob(f".*{MARK}")]
     others = tuple(prefix for prefix in prefixes if len(prefix) > len(document.prefix))
     ours = re.compile(f"{re.escape(document.prefix)}({KEY.pattern}){re.escape(document.suffix)}")
     names = [ours.fullmatch(name) for name in os.listdir(folder) if not name.startswith(others)]

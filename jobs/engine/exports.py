@@ -12,6 +12,7 @@ from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.session import jvm
 from jobs.engine.sources import Export
 
+MARK = ".checksum"  # how the name of the hidden file ends
 _WRITTEN_AS = 2  # another number has all files written anew
 
 
@@ -72,4 +73,4 @@ def _origin(export: Export, checksum: str) -> str:
 
 
 def _mark(spark: SparkSession, folder: str, export: Export) -> Any:
-    return hadoop_path(spark, f"{folder}/.{export.file}.checksum")
+    return hadoop_path(spark, f"{folder}/.{export.file}{MARK}")

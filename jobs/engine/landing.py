@@ -150,7 +150,7 @@ def _places(patterns: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _is_wanted(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns) and not is_being_written(Path(path).name)
+    return is_expected(path, patterns) and not is_being_written(Path(path).name)
 
 
 def _list_local(root: Path, place: str, patterns: list[str]) -> Iterable[LandingFile]:

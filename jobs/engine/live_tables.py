@@ -50,7 +50,7 @@ def _create(connection: psycopg.Connection[Any], item: Publication) -> None:
     Its key comes later: to index all rows at once is quicker than one by one. Its readers are granted it here, not by
     default privileges alone, which are those of one publisher's tables.
     """
-    reader = sql.Identifier(READERS[item.full_name.partition(".")[0]])
+    reader = sql.Identifier(READERS[item.table.schema_])
     parts = {"live": item.live, "staging": item.staging, "reader": reader}
     connection.execute(sql.SQL("CREATE TABLE {live} (LIKE {staging})").format(**parts))
     connection.execute(sql.SQL("INSERT INTO {live} SELECT * FROM {staging}").format(**parts))

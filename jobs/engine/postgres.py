@@ -18,8 +18,8 @@ from jobs.engine.publication import STAGING, Publication
 from jobs.engine.session import PROJECT
 from jobs.engine.versions import fingerprint, metrics
 
-ROLES = ("analyst", "restricted_reader")
-_SCHEMAS = ("gold", "restricted", "ops")
+ROLES = tuple(live_tables.READERS.values())
+_SCHEMAS = (*live_tables.READERS, "ops")
 RELEASES = ("ops.releases", "ops.release_tables")
 DocumentName = tuple[str, str]
 """A source, and a table of documents that it declares."""

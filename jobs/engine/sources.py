@@ -359,22 +359,20 @@ class Source(_Strict):
         return {**self.publish, **self.documents}
 
     @property
-    def expected_files(self) -> str:
-        """The same for people: what it takes from its landing folders."""
-        texts = ", ".join(raw.landing for raw in self.raw.values())
-        return f"{texts} (also .gz, .bz2){f', {self.workbook}' if self.workbook else ''}"
-
-    @property
     def patterns(self) -> list[str]:
         """Which files below the landing folder are of this source."""
         texts = [pattern for raw in self.raw.values() for pattern in raw.patterns]
         return [*([self.workbook] if self.workbook else []), *texts]
 
+    @property
+    def expected_files(self) -> str:
+        """The same, in words."""
+        texts = ", ".join(raw.landing for raw in self.raw.values())
+        return f"{texts} (also .gz, .bz2){f', {self.workbook}' if self.workbook else ''}"
+
     def raw_tables_of(self, path: str) -> list[str]:
         """The raw tables that a file below the landing folder has rows of: all, if it is a workbook."""
-        if self.is_workbook(path):
-            return list(self.raw)
-        if len(self.raw) == 1:
+        if self.is_workbook(path) or len(self.raw) == 1:
             return list(self.raw)
         return [name for name, raw in self.raw.items() if any(fnmatchcase(path, glob) for glob in raw.patterns)]
 
