@@ -17,7 +17,7 @@ from jobs import cli
 from jobs.engine.context import Run, start_run
 from jobs.engine.database import Database
 from jobs.engine.delta import Lakehouse
-from jobs.engine.session import PROJECT, jvm
+from jobs.engine.session import PROJECT, java_class
 from jobs.engine.settings import Settings
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Layer, Summary
@@ -120,7 +120,7 @@ class Lab(Place):
 
 def forget_tables(spark: SparkSession) -> None:
     """Delta keeps in memory what it knows of every table that it has seen; another process would not."""
-    jvm(spark).org.apache.spark.sql.delta.DeltaLog.clearCache()
+    java_class(spark, "org.apache.spark.sql.delta.DeltaLog").clearCache()
 
 
 def with_gold(name: str, *tables: str) -> Source:

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from jobs import gold, silver
 from jobs.engine.csv_files import CsvForm, read_csv
 from jobs.engine.readers import read_lines
-from jobs.engine.session import PROJECT, jvm
+from jobs.engine.session import PROJECT, java_class
 from jobs.engine.sources import load_sources
 from tests.lab import Lab
 
@@ -29,7 +29,7 @@ def nodes(plan: Any) -> Iterator[Any]:
 def faults(frame: DataFrame) -> list[str]:
     """What in a frame's plan does not grow, on any number of cores."""
     plan = frame._jdf.queryExecution().analyzed()
-    python = jvm(frame.sparkSession).org.apache.spark.sql.catalyst.trees.TreePattern.PYTHON_UDF()
+    python = java_class(frame.sparkSession, "org.apache.spark.sql.catalyst.trees.TreePattern").PYTHON_UDF()
     found = [f"a window over {node.simpleString(1)}" for node in nodes(plan) if is_unpartitioned(node)]
     uses_python = plan.containsPattern(python) or any(re.search("Python|Pandas", n.nodeName()) for n in nodes(plan))
     return found + ["a Python worker"] * uses_python

@@ -29,7 +29,7 @@ from pyspark.sql import functions as F
 from jobs.engine.landing import EMPTY, Unreadable, hadoop_configuration, hadoop_path, local_path
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
-from jobs.engine.session import jvm
+from jobs.engine.session import java_class
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
 _DELIMITERS = (",", ";", "\t", "|")
@@ -154,7 +154,7 @@ def _head_local(file: Path) -> bytes:
 
 def _head_hadoop(spark: SparkSession, file: str) -> bytes:
     configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
-    codecs = jvm(spark).org.apache.hadoop.io.compress.CompressionCodecFactory(configuration)
+    codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration)
     try:
         with closing(location.getFileSystem(configuration).open(location)) as stream:
             codec = codecs.getCodec(location)

@@ -14,7 +14,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END, log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.readers import spark_paths
-from jobs.engine.session import FEW_BYTES, jvm
+from jobs.engine.session import FEW_BYTES
 
 INDEXED_COLUMNS, LOG_RETENTION = "delta.dataSkippingNumIndexedCols", "delta.logRetentionDuration"
 _MOST_INDEXED = 3
@@ -321,22 +321,20 @@ class Lakehouse:
 
     def _commits(self, table: str, first: int) -> Iterator[Iterator[Any]]:
         """What each commit from version `first` on says, action by action."""
-        commits = self._log(table).getChanges(first, jvm(self.spark).scala.Option.empty(), False)
+        commits = self._log(table).getChanges(first, delta_log.none(self.spark), False)
         while commits.hasNext():
             yield delta_log.each(commits.next()._2())
 
     def _snapshot(self, table: str) -> Any:
         """The state of the table's log. Only the log tells which writes were made; Delta's Python API does not."""
-        nothing = jvm(self.spark).scala.Option.empty()
         try:
-            return self._log(table).update(False, nothing, nothing)
+            return delta_log.newest(self.spark, self._log(table))
         except Py4JJavaError as error:
             # Of a gap in a log, Delta does not say in which.
             raise log_problem(table, error) or error from None
 
     def _log(self, table: str) -> Any:
-        delta = jvm(self.spark).org.apache.spark.sql.delta
-        return delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        return delta_log.of_table(self.spark, self.path(table))
 
 
 def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:

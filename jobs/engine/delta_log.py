@@ -13,11 +13,21 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from jobs.engine.landing import hadoop_configuration
-from jobs.engine.session import jvm
+from jobs.engine.session import java_class
 
 # The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
 _FILES_TELL_ALL = 1
 _FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
+
+
+def of_table(spark: SparkSession, path: str) -> Any:
+    """The log of the table at `path`, as Delta knows it."""
+    return java_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, path)
+
+
+def newest(spark: SparkSession, log: Any) -> Any:
+    """The newest state of a log, of which Delta reads what it does not know yet."""
+    return log.update(False, none(spark), none(spark))
 
 
 def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
@@ -56,9 +66,9 @@ def kernel_file_names(spark: SparkSession, path: str) -> list[str] | None:
 
     It tells what the checksum file would, and does not look at that: what was written is held against it.
     """
-    kernel = jvm(spark).io.delta.kernel
-    engine = kernel.defaults.engine.DefaultEngine.create(hadoop_configuration(spark))
-    batches = kernel.Table.forPath(engine, path).getLatestSnapshot(engine).getScanBuilder().build().getScanFiles(engine)
+    engine = java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(hadoop_configuration(spark))
+    newest = java_class(spark, "io.delta.kernel.Table").forPath(engine, path).getLatestSnapshot(engine)
+    batches = newest.getScanBuilder().build().getScanFiles(engine)
     found: list[str] = []
     try:
         while batches.hasNext():
@@ -108,6 +118,11 @@ def each(sequence: Any) -> Iterator[Any]:
         yield elements.next()
 
 
+def none(spark: SparkSession) -> Any:
+    """A Scala Option that holds nothing."""
+    return java_class(spark, "scala.Option").empty()
+
+
 def value(option: Any) -> Any:
     """What a Scala Option holds; None if nothing."""
     return option.get() if option.isDefined() else None
@@ -123,12 +138,13 @@ def _is_as_expected(transaction: Any, frame: DataFrame, version: int) -> bool:
 def _commit(frame: DataFrame, transaction: Any, mode: str, gone: list[Any], writer: str | None, number: int) -> int:
     """Writes the rows of `frame`, and commits them with what removes other files; returns the version then."""
     transaction.readWholeTable()  # so that whatever another process commits meanwhile is in the way
-    java = jvm(frame.sparkSession)
-    nothing, delta = java.scala.Option.empty(), java.org.apache.spark.sql.delta
-    actions = [*gone, *([delta.actions.SetTransaction(writer, number, nothing)] if writer else [])]
-    others = java.scala.jdk.javaapi.CollectionConverters.asScala(actions).toSeq()
-    save_mode = java.org.apache.spark.sql.SaveMode.valueOf(mode)
-    operation, added = delta.DeltaOperations.Write(save_mode, *[nothing] * 8), transaction.writeFiles(frame._jdf)
+    spark = frame.sparkSession
+    numbered = java_class(spark, "org.apache.spark.sql.delta.actions.SetTransaction")
+    actions = [*gone, *([numbered(writer, number, none(spark))] if writer else [])]
+    others = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asScala(actions).toSeq()
+    save_mode = java_class(spark, "org.apache.spark.sql.SaveMode").valueOf(mode)
+    write = java_class(spark, "org.apache.spark.sql.delta.DeltaOperations$Write")
+    operation, added = write(save_mode, *[none(spark)] * 8), transaction.writeFiles(frame._jdf)
     if added.isEmpty() and not actions:
         return int(transaction.snapshot().version())
     return int(transaction.commit(added.concat(others), operation))

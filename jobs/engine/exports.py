@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
 from jobs.engine.landing import hadoop_configuration, hadoop_path
-from jobs.engine.session import jvm
+from jobs.engine.session import java_class
 from jobs.engine.sources import Export
 
 MARK = ".checksum"  # how the name of the hidden file ends
@@ -24,7 +24,8 @@ def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) 
         return False
     stream = file_system.open(mark)
     try:
-        return str(jvm(spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")) == _origin(export, checksum)
+        text = java_class(spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")
+        return str(text) == _origin(export, checksum)
     finally:
         stream.close()
 
@@ -46,12 +47,13 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     written = [status.getPath() for status in file_system.listStatus(hadoop_path(spark, hidden))]
     part = next(path for path in written if path.getName().startswith("part-"))
     gateway: Any = spark.sparkContext._gateway
-    rename = jvm(spark).org.apache.hadoop.fs.Options.Rename
+    rename = java_class(spark, "org.apache.hadoop.fs.Options$Rename")
     options = gateway.new_array(rename, 1)
     options[0] = rename.OVERWRITE
     # From here until all is done it is not known what the file is from: a rollback may come before the next run.
     file_system.delete(_mark(spark, folder, export), False)
-    jvm(spark).org.apache.hadoop.fs.FileContext.getFileContext(target.toUri()).rename(part, target, options)
+    context = java_class(spark, "org.apache.hadoop.fs.FileContext").getFileContext(target.toUri())
+    context.rename(part, target, options)
     stream = file_system.create(_mark(spark, folder, export), True)
     try:
         stream.writeBytes(_origin(export, checksum))

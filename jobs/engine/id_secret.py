@@ -13,7 +13,7 @@ from py4j.java_gateway import is_instance_of
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
-from jobs.engine.session import jvm
+from jobs.engine.session import java_class
 
 PARAMETER = "id_secret"  # a transform that names it is given the secret
 _BYTES = 32
@@ -30,7 +30,7 @@ def find(lake: Lakehouse, source: str) -> str | None:
     if not file_system.exists(file):
         return None
     with closing(file_system.open(file)) as stream:
-        text = str(jvm(lake.spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8")).strip()
+        text = str(java_class(lake.spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")).strip()
     if len(text) != 2 * _BYTES or set(text) - set("0123456789abcdef"):
         raise AssayError(
             f"{path(lake, source)} does not hold {2 * _BYTES} hexadecimal digits: no ids can be made",
@@ -51,10 +51,10 @@ _WAY_OUT = "bring it back from a copy of the lakehouse; or `assay run` makes a n
 
 def make(lake: Lakehouse, source: str) -> None:
     """Puts a new secret in place, whole or not at all, which only its owner may read. For a source that has none."""
-    name, permissions = path(lake, source), jvm(lake.spark).org.apache.hadoop.fs.permission
+    name, permission = path(lake, source), java_class(lake.spark, "org.apache.hadoop.fs.permission.FsPermission")
     (file_system, file), (_, new) = _file(lake, name), _file(lake, f"{name}.{secrets.token_hex(4)}")
     with closing(file_system.create(new, False)) as stream:
-        file_system.setPermission(new, permissions.FsPermission("600"))
+        file_system.setPermission(new, permission("600"))
         stream.writeBytes(secrets.token_hex(_BYTES))
     file_system.rename(new, file)
 

@@ -24,7 +24,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import AssayError
-from jobs.engine.session import jvm
+from jobs.engine.session import java_class
 
 _CHUNK = 1 << 20
 # What is wrong with the name itself, and stays so until somebody mends it.
@@ -242,18 +242,19 @@ def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str,
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
-    java, configuration = jvm(spark), hadoop_configuration(spark)
+    configuration = hadoop_configuration(spark)
     file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
     file_system = file.getFileSystem(configuration)
     has_all_bytes = False
     try:
         with closing(file_system.open(file)) as stream:
-            content_hash = str(java.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+            content_hash = str(java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(stream))
         has_all_bytes = True
-        codec = java.org.apache.hadoop.io.compress.CompressionCodecFactory(configuration).getCodec(file)
+        codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration)
+        codec = codecs.getCodec(file)
         if codec is not None:
             with closing(codec.createInputStream(file_system.open(file))) as stream:
-                if java.org.apache.commons.io.IOUtils.consume(stream) == 0:
+                if java_class(spark, "org.apache.commons.io.IOUtils").consume(stream) == 0:
                     return EMPTY
         return content_hash
     except Py4JJavaError as error:
@@ -261,7 +262,7 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:
-    return jvm(spark).org.apache.hadoop.fs.Path(path)
+    return java_class(spark, "org.apache.hadoop.fs.Path")(path)
 
 
 def hadoop_configuration(spark: SparkSession) -> Any:

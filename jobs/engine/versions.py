@@ -10,8 +10,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructField
 
+from jobs.engine import delta_log
 from jobs.engine.landing import hadoop_configuration
-from jobs.engine.session import jvm, session_settings
+from jobs.engine.session import java_class, session_settings
 
 # Delta refuses versions that are older than a week unless told that their files are still there; a release's are,
 # because maintenance keeps them.
@@ -79,10 +80,10 @@ def has_all_files(frame: DataFrame) -> bool:
 
 def modified_at(spark: SparkSession, uris: Iterable[str]) -> list[float | None]:
     """When each file was written, in seconds since 1970; None if it is not there. For a few files."""
-    java, configuration = jvm(spark), hadoop_configuration(spark)
-    found: list[float | None] = []
+    path, address = java_class(spark, "org.apache.hadoop.fs.Path"), java_class(spark, "java.net.URI")
+    configuration, found = hadoop_configuration(spark), list[float | None]()
     for uri in uris:
-        file = java.org.apache.hadoop.fs.Path(java.java.net.URI(uri))
+        file = path(address(uri))
         file_system = file.getFileSystem(configuration)
         is_there = file_system.exists(file)
         found.append(file_system.getFileStatus(file).getModificationTime() / 1000 if is_there else None)
@@ -91,10 +92,8 @@ def modified_at(spark: SparkSession, uris: Iterable[str]) -> list[float | None]:
 
 def data_files(spark: SparkSession, path: str) -> DataFrame:
     """One row per file of a Delta table's newest version, with its `size` in bytes."""
-    java = jvm(spark)
-    nothing = java.scala.Option.empty()
-    log = java.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
-    return DataFrame(log.update(False, nothing, nothing).allFiles().toDF(), spark).select("size")
+    files = delta_log.newest(spark, delta_log.of_table(spark, path)).allFiles()
+    return DataFrame(files.toDF(), spark).select("size")
 
 
 def is_gone(error: PySparkException | Py4JJavaError) -> bool:

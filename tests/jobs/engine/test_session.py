@@ -18,7 +18,7 @@ from jobs.engine.session import (
     RESULTS_DEPEND_ON,
     _default,
     _opened,
-    jvm,
+    java_class,
     session_settings,
     start_session,
 )
@@ -56,7 +56,7 @@ def modes(*paths: Path) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files a process has mapped")
 def test_a_session_has_the_classes_that_make_setup_kept(spark: SparkSession) -> None:
-    maps = Path(f"/proc/{jvm(spark).java.lang.ProcessHandle.current().pid()}/maps")
+    maps = Path(f"/proc/{java_class(spark, 'java.lang.ProcessHandle').current().pid()}/maps")
     assert f"{PROJECT}/.jars/classes.jsa" in maps.read_text()
 
 
