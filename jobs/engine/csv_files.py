@@ -37,6 +37,7 @@ _HEAD_BYTES = 64 * 1024
 _BLANK = bytes(range(0x21))  # what Spark's reader counts as white space when it skips blank lines
 _BLANK_LINES = re.compile(r"\A[\x00-\x20]*\n")
 _NOT_BLANK = r"\A\x{feff}?+[\x00-\x20]*+[^\x00-\x20]"
+_IN_QUOTES = r'(?:[^"]++|"")*+'
 _LINES_OF_BLOCK = Decimal(1 << 63)  # more than the numbers that Spark gives to lines
 _MAX_FIELDS = 20_000  # from_csv fails on a record with more than 20,480
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
@@ -253,8 +254,7 @@ def _counts(spark: SparkSession, root: str, paths: list[str], delimiter: str, *,
     With `with_lines`, also that of all lines that are not blank.
     """
     lines = _lines(spark, root, paths)
-    is_closing = F.col("_line").rlike(rf'\A(?:[^"]++|"")*+" *(?:{re.escape(delimiter)}|\r*\z)')
-    is_opening = _ends_in_quotes(F.col("_line"), delimiter)
+    is_closing, is_opening = _closes_a_quote(F.col("_line"), delimiter), _ends_in_quotes(F.col("_line"), delimiter)
     # A quote that no later line closes is damage (a file cut off, say), and must not swallow the lines below it.
     # As a number: of structs, Spark would sort all lines to find the least.
     place = F.col("_place.block").cast("decimal(19,0)") * F.lit(_LINES_OF_BLOCK) + F.col("_place.line")
@@ -285,9 +285,14 @@ def _ends_in_quotes(text: Column, delimiter: str) -> Column:
     Possessive throughout: the pattern neither backtracks nor recurses, however long the line.
     """
     d = re.escape(delimiter)
-    quoted = r'"(?:[^"]++|"")*+'
+    quoted = f'"{_IN_QUOTES}'
     field = rf'(?:{quoted}"[^{d}]*+|[^"{d}][^{d}]*+|)'
     return F.contains(text, F.lit('"')) & text.rlike(rf"\A(?:{field}{d})*+{quoted}\z")
+
+
+def _closes_a_quote(text: Column, delimiter: str) -> Column:
+    """Whether the first quote in text that starts inside quotes is where a field ends."""
+    return text.rlike(rf'\A{_IN_QUOTES}" *(?:{re.escape(delimiter)}|\r*\z)')
 
 
 # The records of files of one form
@@ -325,6 +330,9 @@ def _records_over_lines(spark: SparkSession, root: str, paths: list[str], delimi
 
     What a line does to "inside quotes" is known without the lines before it: it ends inside or outside whatever came
     before, or it leaves that as it is, or it flips it. So the last line that settles it and the flips since tell.
+
+    A quote opens only what is closed as it should be: if the next line with a quote in it closes no field with it, the
+    line before spoils itself alone, and must not swallow those below it.
     """
     in_file = Window.partitionBy("_source_file").orderBy("_place")
     so_far = in_file.rowsBetween(Window.unboundedPreceding, Window.currentRow)
@@ -332,10 +340,19 @@ def _records_over_lines(spark: SparkSession, root: str, paths: list[str], delimi
     is_flip = F.col("_from_outside") & ~F.col("_from_inside")
     settled = F.when(is_settled, F.col("_from_outside").cast("int") + F.col("_flips"))
     is_blank = ~F.col("_line").rlike(r"[^\x00-\x20]")
+    stays_inside = F.col("_line").rlike(rf"\A{_IN_QUOTES}\z")
+    # Backwards, for with all rows that follow as its frame a window takes the square of their number.
+    below = Window.partitionBy("_source_file").orderBy(F.col("_place").desc())
+    below = below.rowsBetween(Window.unboundedPreceding, -1)
+    next_quote_closes = F.last(F.when(~stays_inside, _closes_a_quote(F.col("_line"), delimiter)), True).over(below)
     lines = (
         _lines(spark, root, paths)
-        .withColumn("_from_outside", _ends_in_quotes(F.col("_line"), delimiter))
-        .withColumn("_from_inside", _ends_in_quotes(F.concat(F.lit('"'), "_line"), delimiter))
+        .withColumn("_may_open", F.coalesce(next_quote_closes, F.lit(False)))
+        .withColumn("_from_outside", F.col("_may_open") & _ends_in_quotes(F.col("_line"), delimiter))
+        .withColumn(
+            "_from_inside",
+            stays_inside | (F.col("_may_open") & _ends_in_quotes(F.concat(F.lit('"'), "_line"), delimiter)),
+        )
         .withColumn("_flips", F.sum(is_flip.cast("int")).over(so_far))
         .withColumn("_inside", (F.coalesce(F.last(settled, True).over(so_far), F.lit(0)) + F.col("_flips")) % 2)
         .withColumn("_is_first", F.lag("_inside", 1, 0).over(in_file) == 0)

@@ -151,6 +151,9 @@ def test_rows_with_too_few_or_too_many_fields_are_malformed_and_keep_their_text(
 def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) -> None:
     rows = landing.rows(
         {
+            "below_another.csv": b'id,name,city\n1,"Ann\nLee",Oslo\n2,"Bo,Rome\n3,Cy,Bonn\n4,Di,Nice\n',
+            "before_quotes.csv": b'id,name,city\n1,"Ann,Oslo\n2,Bo,Rome\n3,"Cy",Bonn\n4,5",Nice\n',
+            "opened_again.csv": b'id,name,city\n1,"Ann\nLee","Oslo\n2,Bo,Rome\n3,"Cy\nOrr","Bo\nnn"\n',
             "cut_off.csv": b'id,name,city\n1,Ann,Oslo\n2,Bo,"Ro',
             "cut_off_over_lines.csv": b'id,name,city\n1,"Ann\nLee",Oslo\n2,Bo,"Ro',
             "in_the_middle.csv": b'id,name,city\n1,Ann,"Oslo\n2,Bo,Rome\n3,Cy,"Bonn"\n',
@@ -160,6 +163,14 @@ def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) ->
     )
 
     assert [(row["_source_file"], row["_raw"], row["_is_malformed"]) for row in rows] == [
+        ("before_quotes.csv", '1,"Ann,Oslo', True),
+        ("before_quotes.csv", "2,Bo,Rome", False),
+        ("before_quotes.csv", '3,"Cy",Bonn', False),
+        ("before_quotes.csv", '4,5",Nice', False),
+        ("below_another.csv", '1,"Ann\nLee",Oslo', False),
+        ("below_another.csv", '2,"Bo,Rome', True),
+        ("below_another.csv", "3,Cy,Bonn", False),
+        ("below_another.csv", "4,Di,Nice", False),
         ("cut_off.csv", "1,Ann,Oslo", False),
         ("cut_off.csv", '2,Bo,"Ro', True),
         ("cut_off_over_lines.csv", '1,"Ann\nLee",Oslo', False),
@@ -167,6 +178,9 @@ def test_a_quote_that_is_not_closed_makes_its_row_malformed(landing: Landing) ->
         ("in_the_middle.csv", '1,Ann,"Oslo', True),
         ("in_the_middle.csv", "2,Bo,Rome", False),
         ("in_the_middle.csv", '3,Cy,"Bonn"', False),
+        ("opened_again.csv", '1,"Ann\nLee","Oslo', True),
+        ("opened_again.csv", "2,Bo,Rome", False),
+        ("opened_again.csv", '3,"Cy\nOrr","Bo\nnn"', False),
         ("the_last_field.csv", '1,Ann,"', True),
         ("the_last_field.csv", "2,Bo,Rome", False),
         ("the_line.csv", '"', True),
