@@ -25,7 +25,7 @@ run: setup  ## all sources on sample data (or on what the landing folder holds),
 
 test: setup  ## lint, types and all tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@bash scripts/test.sh
+	@$(BIN)/pytest -n 2 --dist loadgroup
 
 format: setup  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

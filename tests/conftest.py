@@ -1,15 +1,19 @@
-"""One Spark session for the whole suite: it costs seconds, the tests in it milliseconds."""
+"""One Spark context for the whole suite, also in several processes: it costs seconds, the tests in it milliseconds."""
 
 import importlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from pyspark import SparkConf, SparkContext
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from jobs.engine import embedded
@@ -33,17 +37,75 @@ FAST_FOR_FEW_ROWS = {
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
 }
 
+_SHARED = "TEST_SPARK_GATEWAY"  # port and secret of the JVM that the processes of a test run share
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several processes (`pytest -n 2`), this one starts the JVM whose context they share.
+
+    Most of the time the session plans, which takes one core.
+    """
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        with _silenced():  # what Java prints meanwhile belongs to none of the tests
+            gateway: Any = _start().sparkContext._gateway
+        os.environ[_SHARED] = f"{gateway.java_parameters.port}:{gateway.java_parameters.auth_token}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and os.environ.pop(_SHARED, None):
+        _start().stop()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need the session, which scripts/test.sh gives a process of their own."""
+    """Keeps the tests together that share what one of several processes has made."""
     for item in items:
-        if "spark" in getattr(item, "fixturenames", ()):
-            item.add_marker("spark")
+        definitions = item._fixtureinfo.name2fixturedefs.values()
+        if any(definition[-1].argname == "sample" for definition in definitions):
+            item.add_marker(pytest.mark.xdist_group("sample"))
+        elif any(definition[-1].scope == "module" for definition in definitions):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """What processes print that are started meanwhile goes nowhere, as long as they live."""
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with open(os.devnull, "w") as nowhere:
+        for number, _ in kept:
+            os.dup2(nowhere.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _start() -> SparkSession:
+    return start_session(master="local[2]", spark_settings=FAST_FOR_FEW_ROWS)
+
+
+def _join(port: str, secret: str) -> SparkSession:
+    """A session of its own in the context of the JVM that another process has started."""
+    with pytest.MonkeyPatch.context() as patch:  # what tests start is to start a JVM of its own
+        patch.setenv("PYSPARK_GATEWAY_PORT", port)
+        patch.setenv("PYSPARK_GATEWAY_SECRET", secret)
+        gateway: Any = launch_gateway()
+    java = gateway.jvm
+    shared = getattr(java, "org.apache.spark.SparkContext").getOrCreate()
+    context = SparkContext(
+        conf=SparkConf(_jconf=shared.getConf()), gateway=gateway, jsc=java.JavaSparkContext.fromSparkContext(shared)
+    )
+    session = getattr(java, "org.apache.spark.sql.classic.SparkSession").getDefaultSession().get().newSession()
+    return SparkSession(context, session)
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    session = start_session(master="local[2]", spark_settings=FAST_FOR_FEW_ROWS)
+    if shared := os.environ.get(_SHARED):
+        yield _join(*shared.split(":"))
+        return
+    session = _start()
     yield session
     session.stop()
 
