@@ -143,7 +143,9 @@ def next_batch(run: Run, source: Source, decided: History, listed: Sequence[Land
 
 
 def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:
-    """Whether a file was read for the raw tables that the present patterns name."""
+    """Whether a file was read for the raw tables that the present patterns name; or was set aside unread."""
+    if event.content_hash is None:
+        return True
     named, present = _named_tables(event), source.raw_tables_of(event.source_file)
     if not named:  # it was read for one, which is among these
         return len(present) <= 1
@@ -239,13 +241,21 @@ def _append(
     """Appends the files' rows to the raw tables; sets aside those that cannot be read, and returns the others."""
     root, _ = _landing(run, source)
     files = _without_changed(run, source, files, raw_tables, CHANGED, report)
-    books = [file.source_file for file in files if source.is_workbook(file.source_file)]
-    if books:
-        unfit = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
+    while books := [file.source_file for file in files if source.is_workbook(file.source_file)]:
+        try:
+            found = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
+            unfit = {path: Unreadable(reason) for path, reason in found.items()}
+        except (PySparkException, Py4JJavaError) as error:
+            unfit = _broken(error, books)
+            if not unfit:
+                raise
         files = _without(run, source, files, unfit, report)
+        if not any(reason.may_pass for reason in unfit.values()):
+            break
     for raw in raw_tables:
         files = _append_to(run, source, raw, batch_id, files, report)
-    return _without_changed(run, source, files, raw_tables, CHANGED_MEANWHILE, report)
+    # What was taken away by now was read to its end before.
+    return _without_changed(run, source, files, [], CHANGED_MEANWHILE, report)
 
 
 def _without_changed(
@@ -255,7 +265,7 @@ def _without_changed(
     gone = no_longer_as_planned(source, files, unread, listing(run, source), reason)
     changed = {event.source_file: event for event in gone}
     files = [changed.get(file.source_file, file) for file in files]
-    return _without(run, source, files, dict.fromkeys(changed, reason), report)
+    return _without(run, source, files, dict.fromkeys(changed, Unreadable(reason)), report)
 
 
 def _without_unseen(
@@ -266,12 +276,15 @@ def _without_unseen(
     No file that is read is empty, so Spark has passed it over; its content would count as read for good.
     """
     loaded = {file.source_file for file in files}
-    unseen = {
-        account.source_file: "Spark reads nothing of it: rename it"
+    paths = [
+        account.source_file
         for account in accounts
         if not account.rows_read and account.source_file in loaded and source.raw[account.table_name].format == "lines"
-    }
-    _without(run, source, files, unseen, report, may_pass=True)
+    ]
+    there = {file.path for file in listing(run, source)} if paths else set()
+    reasons = {True: "Spark reads nothing of it: rename it", False: CHANGED}
+    unseen = {path: Unreadable(reasons[path in there], may_pass=True) for path in paths}
+    _without(run, source, files, unseen, report)
     return [account for account in accounts if account.source_file not in unseen]
 
 
@@ -291,17 +304,24 @@ def _append_to(
                 )
             break
         except (PySparkException, Py4JJavaError) as error:
-            broken = failed_file(error, paths)
-            if broken is None and folders:
+            broken = _broken(error, paths)
+            if not broken and folders:
                 # Perhaps a file that the folder has beside those of the batch: one that was set aside, say.
                 may_read_folders = False
                 continue
-            if broken is None:
+            if not broken:
                 raise
-            # It could be read when its content was hashed, a moment ago: the fault may pass.
-            reasons = {broken[0]: f"the file could not be read: {broken[1]}"}
-            files = _without(run, source, files, reasons, report, may_pass=True)
+            files = _without(run, source, files, broken, report)
     return files
+
+
+def _broken(error: Exception, paths: Sequence[str]) -> dict[str, Unreadable]:
+    """The one of `paths` that Spark could not read, with the reason; empty if `error` names none of them.
+
+    It could be read when its content was hashed, a moment ago: the fault may pass.
+    """
+    found = failed_file(error, paths)
+    return {found[0]: Unreadable(f"the file could not be read: {found[1]}", may_pass=True)} if found else {}
 
 
 def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
@@ -328,7 +348,7 @@ def _named_file(source: Source) -> str | None:
 
 def _read(
     run: Run, source: Source, raw: str, paths: list[str], folders: list[str]
-) -> tuple[DataFrame | None, dict[str, str]]:
+) -> tuple[DataFrame | None, dict[str, Unreadable]]:
     """The rows of a raw table in the files, if there are any, and why some of the files do not suit.
 
     Lines are read from `folders` as a whole.
@@ -338,7 +358,7 @@ def _read(
     if declared.format == "lines":
         return read_lines(run.spark, root, paths, whole_folders=folders, arrival_order=declared.arrival_order), {}
     frames: list[DataFrame] = []
-    unfit: dict[str, str] = {}
+    unfit: dict[str, Unreadable] = {}
     if books := [path for path in paths if source.is_workbook(path)]:
         frames.append(workbooks.read_workbooks(run.spark, root, books, _sheet(declared)))
     if files := [path for path in paths if not source.is_workbook(path)]:
@@ -364,19 +384,17 @@ def _without(
     run: Run,
     source: Source,
     files: list[FileEvent],
-    reasons: Mapping[str, str],
+    reasons: Mapping[str, Unreadable],
     report: BronzeReport,
-    *,
-    may_pass: bool = False,
 ) -> list[FileEvent]:
     """`files` less those that `reasons` names; the ledger records these with the reason.
 
-    If it `may_pass`, without their size: so the next plan takes them for new ones.
+    If it may pass, without their size: so the next plan takes them for new ones.
     """
     events = [
-        replace(event, status="rejected", reason=reasons[event.source_file], size=-1 if may_pass else event.size)
+        replace(event, status="rejected", reason=why.reason, size=-1 if why.may_pass else event.size)
         for event in files
-        if event.source_file in reasons
+        if (why := reasons.get(event.source_file))
     ]
     run.ledger.record_rejections(source.name, events)
     report.events += events

@@ -78,11 +78,15 @@ def refine(run: Run, source: Source) -> GoldReport:
 
 
 def derived_silver(source: Source) -> list[Recipe]:
-    """The silver tables that are computed from other silver tables."""
-    return [
-        _recipe(silver_table(source, table), source.silver_transform(table), source.tables[table], _silver(source))
-        for table in source.derived_tables
-    ]
+    """The silver tables that are computed from other silver tables. What their rules refer to is an input as well."""
+    found = []
+    for table in source.derived_tables:
+        declared = source.tables[table]
+        referred = {rule.needs[0] for rule in declared.rules if rule.needs}
+        recipe = _recipe(silver_table(source, table), source.silver_transform(table), declared, _silver(source))
+        inputs = {f"rule {name}": silver_table(source, name) for name in referred}  # no parameter is called so
+        found.append(replace(recipe, inputs={**recipe.inputs, **inputs}))
+    return found
 
 
 def gold(source: Source) -> list[Recipe]:
@@ -139,17 +143,17 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
 
 
 def _verify_derived(run: Run, source: Source) -> None:
-    """Raises AssayError if a silver table is of older rows than what it is computed from: gold would contradict itself.
+    """Raises AssayError if a silver table is not what code and rows make of it now: gold would contradict itself.
 
-    So it is if a run was cut short within silver, and gold is asked for alone.
+    So it is if a run was cut short within silver, or a rule failed it, and gold is asked for alone.
     """
-    states = run.ledger.table_states()
+    states, logic = run.ledger.table_states(), source.logic()
     for recipe in derived_silver(source):
-        now = {path: run.lake.version(path) for path in recipe.inputs.values()}
-        before = states[recipe.table].inputs if recipe.table in states else {}
-        if None not in now.values() and now != before:
+        table, inputs = recipe.table, {path: run.lake.version(path) for path in recipe.inputs.values()}
+        before = (state.delta_version, state.logic, state.inputs) if (state := states.get(table)) else None
+        if None not in inputs.values() and before != (run.lake.version(table), logic, inputs):
             raise AssayError(
-                f"{_named([recipe.table])} is not computed from the newest rows yet",
+                f"{_named([recipe.table])} is not computed from the newest rows, by the present code, yet",
                 f"let silver come to its end first: assay run --source {source.name}",
             )
 

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import publish, releases
-from jobs.engine import documents, postgres
+from jobs.engine import documents, postgres, published_to
 from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.delta import LOG_RETENTION
@@ -166,6 +166,15 @@ def _releases(run: Run, report: Maintenance) -> tuple[Database | None, Kept | No
                 report.notes.append(f"the newest release in Postgres is from another lakehouse, so {gold_stays}")
                 return None, None
             kept = _kept(run, connection)
+            at_hand = postgres.first_run(connection) if kept else None
+        others = [address for id, address in published_to.databases(run.lake).items() if id != at_hand]
+        if others:
+            report.notes.append(
+                f"gold was also published to {' and '.join(sorted(others))}, and what releases there need is unknown, "
+                f"so {gold_stays}; if nobody reads them any longer, remove that file in "
+                f"{run.lake.path(published_to.FOLDER)}"
+            )
+            return target, None
     except AssayError as error:
         report.notes.append(f"{error.message}; which releases to keep is not known, so {gold_stays}")
         return None, None

@@ -18,8 +18,9 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from jobs.bronze import bronze_table
-from jobs.engine import accounts, documents, exports, live_tables, postgres
+from jobs.engine import accounts, documents, exports, live_tables, postgres, published_to
 from jobs.engine.accounts import FATES, Accounted
+from jobs.engine.batches import FileEvent
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
 from jobs.engine.embedded import running as running_embedded
@@ -44,10 +45,10 @@ REJECTED_COLUMNS = ["source", "source_file", "reason", "run_id", "recorded_at"]
 RULE_COLUMNS = [
     "run_id", "source", "table_name", "rule", "action", "rows_checked", "rows_violating", "rate", "recorded_at",
 ]  # fmt: skip
-_ACCOUNTS = "ops.row_accounts"
+_ACCOUNTS, _REJECTED = "ops.row_accounts", "ops.rejected_files"
 _OPS_TABLES = {
     _ACCOUNTS: (ACCOUNT_COLUMNS, Ledger.all_accounts),
-    "ops.rejected_files": (REJECTED_COLUMNS, Ledger.rejected_files),
+    _REJECTED: (REJECTED_COLUMNS, Ledger.rejected_files),
     "ops.rule_results": (RULE_COLUMNS, Ledger.rule_results),
 }
 
@@ -71,7 +72,7 @@ class PublishReport:
 
     `held_back` are the sources that show an older release since a rollback, and go on to; `left` the tables that are
     published and that no source declares any longer, `files_left` the same of files; `of_no_release` are tables of an
-    earlier release alone.
+    earlier release alone; `set_aside` are files that earlier runs have set aside, which no run has published yet.
     """
 
     release_id: int | None = None
@@ -82,6 +83,7 @@ class PublishReport:
     left: list[str] = field(default_factory=list)
     files_left: list[str] = field(default_factory=list)
     of_no_release: list[str] = field(default_factory=list)
+    set_aside: list[FileEvent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,13 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
             if release_id is not None:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
-            for table, rows in zip(known, news, strict=True):
-                checked = _balanced(run, sources, rows) if table == _ACCOUNTS else rows
-                postgres.copy_new(connection, table, _OPS_TABLES[table][0], checked)
+            of_table = dict(zip(known, news, strict=True))
+            rejected = list(of_table[_REJECTED])
+            of_table |= {_ACCOUNTS: _balanced(run, sources, of_table[_ACCOUNTS]), _REJECTED: iter(rejected)}
+            for table, rows in of_table.items():
+                postgres.copy_new(connection, table, _OPS_TABLES[table][0], rows)
+        if database_id := postgres.first_run(connection):
+            published_to.remember(run.lake, database_id, f"{target.host}:{target.port}, database {target.name}")
         postgres.drop_staging(connection, changed)
         released, of_none = postgres.published_documents(connection), postgres.of_no_release(connection)
     written = []
@@ -196,7 +202,23 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
     unpublished = [item for source in held_back for item in items[source.name]]
     names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
     held = [source.name for source in held_back]
-    return PublishReport(release_id, *names, written, held, _left(last, sources), _files_left(run, sources), of_none)
+    left = _left(last, sources), _files_left(run, sources), of_none
+    return PublishReport(release_id, *names, written, held, *left, _set_aside_before(run, sources, rejected))
+
+
+def _set_aside_before(run: Run, sources: Sequence[Source], news: Sequence[Row]) -> list[FileEvent]:
+    """The files that earlier runs have set aside, and perhaps failed before they said so; less those mended since.
+
+    `news`: the rows that are new to ops.rejected_files.
+    """
+    own = {(row["source"], row["source_file"]) for row in news if row["run_id"] == run.run_id}
+    untold = {(row["source"], row["source_file"]) for row in news} - own
+    return [
+        event
+        for source in sources
+        for path, event in sorted(run.ledger.history(source.name).newest_versions().items())
+        if event.status == "rejected" and (source.name, path) in untold
+    ]
 
 
 def _left(last: Mapping[str, ReleasedTable], sources: Sequence[Source]) -> list[str]:

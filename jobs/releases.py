@@ -309,13 +309,11 @@ def _withheld(
 ) -> dict[str, str | None]:
     """By table: the checksum of the newest rows in gold, where those are not the ones that are live.
 
-    Of sources that the rollback leaves as they were, no rows are held back that were not before: they may only wait for
-    a run to publish them.
+    Of sources that the rollback leaves as they were, no rows are held back that were not before: newer ones may only
+    wait for a run to publish them.
     """
     live = {**last, **wanted}
-    concerned = [
-        n for n, table in declared.items() if table.source in moved or (n in last and last[n].withheld_checksum)
-    ]
+    concerned = [name for name, table in declared.items() if table.source in moved]
     states = run.ledger.table_states()
     return {
         name: state.checksum if (state.row_count, state.checksum) != live[name].rows else None

@@ -1,11 +1,16 @@
 """A whole run: every layer of the chosen sources in one session. `spark-submit jobs/run.py --source S`."""
 
+import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import FrameType
 
 from jobs import bronze, gold, publish, silver
 from jobs.bronze import BronzeReport
@@ -22,6 +27,7 @@ from jobs.silver import SilverReport
 
 # While Spark's driver plans for one source, which takes one core, tasks of another keep the others busy.
 SOURCES_AT_ONCE = 2
+_INTERRUPTED = 130  # how a process ends that Ctrl-C has ended
 
 
 def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer, *, take_over: bool = False) -> Summary:
@@ -31,8 +37,33 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer,
     tables from another lakehouse (unless this one is to `take_over`); nothing is published then.
     """
     layers = LAYERS[LAYERS.index(first) : LAYERS.index(until) + 1]
-    with session_settings(run.spark, FOR_FEW_ROWS if _has_few_rows(run, sources, layers) else {}):
+    with (
+        ended_by_a_second_interrupt(),
+        session_settings(run.spark, FOR_FEW_ROWS if _has_few_rows(run, sources, layers) else {}),
+    ):
         return _run(run, sources, layers, take_over)
+
+
+@contextmanager
+def ended_by_a_second_interrupt() -> Iterator[None]:
+    """Lets a second Ctrl-C end the process at once, with its threads, as if it were killed.
+
+    The first one waits for them. They must not go on after the second, when the lock of the lakehouse has been let go.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer], take_over: bool) -> Summary:
@@ -109,6 +140,7 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
         step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
     is_embedded = run.settings.postgres.host is None
     summary.is_published, summary.documents = True, report.documents
+    summary.set_aside += [f"{event.source_file}: {event.reason} (by an earlier run)" for event in report.set_aside]
     summary.warnings += [
         f"{name}: shows an older release since a rollback, until its rows change" for name in report.held_back
     ]

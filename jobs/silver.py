@@ -223,7 +223,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     target, quarantine = silver_table(source, table), quarantine_table(source, table)
     writer = silver_writer(source, table)
     bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
-    known = None if scope.rebuild or not run.lake.exists(target) else run.lake.read(target)
+    known = None if scope.rebuild or not run.lake.exists(target) else _known(run, target, declared)
     if known is not None and scope.request:
         known = known.where(~scope.covers())
     observed = Observation()
@@ -234,7 +234,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         gate.enforce(results)
         valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
         duplicates = _duplicates(valid, declared.key, known).persist()
-        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw)).persist()
+        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw, scope)).persist()
         accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
@@ -252,6 +252,17 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         for frame in (ranked, duplicates):
             frame.unpersist()
         return report
+
+
+def _known(run: Run, target: str, declared: SilverTable) -> DataFrame:
+    """The rows of a table so far. Raises AssayError if it lacks a column of its key, so that none of them has one."""
+    rows = run.lake.read(target)
+    if lacking := [name for name in declared.key if name not in rows.columns]:
+        raise AssayError(
+            f"{target.replace('/', '.')} does not have the column {lacking[0]!r}, which is in its key now",
+            f"remove the folder {target} of the lakehouse, and the next run makes it anew from bronze",
+        )
+    return rows
 
 
 def _is_quarantine_ahead(run: Run, source: Source, table: str) -> bool:
@@ -362,6 +373,10 @@ def next_scope(
     if request and finished < min(request.batch_id - 1, history.newest_planned):
         request = None  # a batch before it is not in bronze yet
     through = request.batch_id - 1 if request else decided.newest_planned
+    if request and decided.changes_what_was_read(request.batch_id):
+        # Of its rows, some were taken out or brought back since. One pass for all of it, under the newest number: one
+        # under an older number that foresaw this would leave nothing by which to notice that it was undone again.
+        return Scope(0, decided.newest_planned, True, frozenset(decided.dead()))
     is_outdated = decided.changes_what_was_read(done)
     if quarantined > done:
         # A pass that a crash cut short may have made quarantine anew for what has been taken back since.
@@ -411,9 +426,9 @@ def _news(run: Run, source: Source, table: str, accounts: list[RowAccount]) -> l
     return [account for account in accounts if account not in recorded]
 
 
-def _deliveries(run: Run, source: Source, raw: str) -> DataFrame:
-    """One row per delivery in bronze: when its content was first delivered, as (modification time, batch)."""
-    decided = history(run, source, raw).through(finished_batch(run, source))
+def _deliveries(run: Run, source: Source, raw: str, scope: Scope) -> DataFrame:
+    """One row per delivery of the scope's time: when its content was first delivered, as (modification time, batch)."""
+    decided = history(run, source, raw).through(scope.through)
     rows = [
         {"_batch_id": batch, "_source_file": file, "_time": time, "_delivery": delivery}
         for (batch, file), (time, delivery) in decided.first_delivered().items()

@@ -149,7 +149,7 @@ def member_follow_reco_rolling(member_entries: DataFrame) -> DataFrame:
 
 
 def member_documents(member_entries: DataFrame) -> DataFrame:
-    """One row per member: `document`, their newest entry as a JSON object, its keys in the order of the raw line.
+    """One row per member: `document`, their newest entry as a JSON object, its keys in the order that the sender has.
 
     Decision: a value that is missing or could not be read is null rather than left out: all documents have the same
     keys. Numbers have the digits that were sent.

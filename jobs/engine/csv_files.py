@@ -26,7 +26,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from jobs.engine.landing import EMPTY, Unreadable, hadoop_configuration, hadoop_path, local_path
+from jobs.engine.landing import EMPTY, Unreadable, hadoop_configuration, hadoop_path, local_path, why_unreadable
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
 from jobs.engine.session import java_class
@@ -77,7 +77,7 @@ def inspect(
     aliases: Mapping[str, str] | None = None,
     *,
     needs_rows: bool = False,
-) -> tuple[dict[str, CsvForm], dict[str, str]]:
+) -> tuple[dict[str, CsvForm], dict[str, Unreadable]]:
     """The form of each file that can be read, and why each other file cannot.
 
     With `needs_rows`, a file with a header alone is as good as empty.
@@ -87,18 +87,18 @@ def inspect(
     """
     paths = list(paths)
     headers: dict[str, _Header] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Unreadable] = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
         for path, head in zip(paths, pool.map(partial(_head, spark, root), paths), strict=True):
             found = head if isinstance(head, Unreadable) else _read_header(head, columns, required, aliases or {})
             if isinstance(found, Unreadable):
-                reasons[path] = found.reason
+                reasons[path] = found
             else:
                 headers[path] = found
     forms = {}
     for path, form in _forms(spark, root, headers, needs_rows=needs_rows).items():
         if isinstance(form, Unreadable):
-            reasons[path] = form.reason
+            reasons[path] = form
         else:
             forms[path] = form
     return forms, reasons
@@ -134,12 +134,12 @@ def _no_rows(spark: SparkSession, columns: Sequence[str]) -> DataFrame:
 
 
 def _head(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
-    """The first 64 KiB of a file's content, decompressed."""
+    """The first 64 KiB of a file's content, decompressed. It was read to its end a moment ago: a fault may pass."""
     local = local_path(root)
     try:
         return _head_local(local / path) if local else _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
     except (OSError, EOFError, zlib.error) as error:
-        return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}")
+        return Unreadable(why_unreadable(error), may_pass=True)
 
 
 def _head_local(file: Path) -> bytes:

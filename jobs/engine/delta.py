@@ -180,8 +180,9 @@ class Lakehouse:
         return self._newest(table)
 
     def append(self, frame: DataFrame, table: str) -> int:
-        """Adds rows to a table that is there; returns the new version."""
-        self._save(frame.write.mode("append"), table)
+        """Adds rows to a table, or makes it of them; returns the new version."""
+        before = self._snapshot(table)
+        self._commit_or_save(delta_log.append, frame, frame.write.mode("append"), table, before)
         return self._newest(table)
 
     @contextmanager

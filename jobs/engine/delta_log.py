@@ -43,12 +43,12 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
     return _commit(frame, transaction, "Overwrite", [file.remove() for file in files], writer, number)
 
 
-def append(frame: DataFrame, log: Any, version: int, writer: str, number: int) -> int | None:
+def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
     """Adds the rows of `frame` to a table that is at `version`; returns the version that it has then.
 
-    The commit says that `writer` has written `number`. That it has not before is for the caller to know: Delta would
-    compute the whole state of the log to find out. None, and nothing is done, if the table is not at `version` or has
-    other columns.
+    The commit says that `writer` has written `number`, if given. That it has not before is for the caller to know:
+    Delta would compute the whole state of the log to find out. None, and nothing is done, if the table is not at
+    `version` or has other columns.
     """
     transaction = log.startTransaction()
     if not _is_as_expected(transaction, frame, version):

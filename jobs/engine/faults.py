@@ -11,6 +11,7 @@ from jobs.engine.errors import AssayError
 _READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
 _NO_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _LOG_GAP = re.compile(r"\[(DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_TRUNCATED_TRANSACTION_LOG)[.\w]*\]")
+_NO_COLUMN = re.compile(r"\[UNRESOLVED_COLUMN[.\w]*\] A column, variable, or function parameter with name (`[^`]+`)")
 _CAUSE = re.compile(r"^Caused by: ([\w.$]+)", re.MULTILINE)
 _NO_SPACE = "No space left on device"
 # What a text says, and how a person would.
@@ -42,6 +43,12 @@ def explained(error: BaseException) -> AssayError | None:
         return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
     if found := _NO_FILE.search(text):
         return AssayError(f"cannot read {found.group(1)}: it is gone", _WAY_OUT)
+    if found := _NO_COLUMN.search(text):
+        return AssayError(
+            f"a transform or a rule names the column {found.group(1)}, which a table that it reads does not have",
+            "if it is new in a silver table, the rows that are there have to be refined anew: assay run --source ... "
+            "--from <the first day of all>; or else mend the transform",
+        )
     if "[DELTA_CONCURRENT_" in text:
         return AssayError("another process wrote to a table of the lakehouse while this one did", LET_IT_END)
     return None

@@ -222,8 +222,15 @@ def _hash_local(root: Path, path: str) -> str | Unreadable:
         return content_hash
     except (OSError, EOFError, zlib.error) as error:
         # Only what the system refuses has a number: of a broken archive, Python gives none.
-        is_refused = getattr(error, "errno", None) is not None
-        return Unreadable(f"the file could not be read: {getattr(error, 'strerror', None) or error}", is_refused)
+        return Unreadable(why_unreadable(error), getattr(error, "errno", None) is not None)
+
+
+def why_unreadable(error: Exception) -> str:
+    """What Python says of a file that it cannot read, without bytes of it."""
+    said = getattr(error, "strerror", None) or error
+    if isinstance(error, gzip.BadGzipFile):  # it quotes the first two
+        said = "it is damaged, or not compressed with gzip"
+    return f"the file could not be read: {said}"
 
 
 def _list_hadoop(spark: SparkSession, root: str, place: str, patterns: list[str]) -> Iterable[LandingFile]:

@@ -13,6 +13,8 @@ from pyspark.sql import functions as F
 
 from jobs.engine.batches import FileEvent, History, Kind, Request
 from jobs.engine.delta import Lakehouse
+from jobs.engine.errors import AssayError
+from jobs.engine.faults import LET_IT_END
 from jobs.engine.local_rows import local_rows
 from jobs.engine.rules import RuleResult
 
@@ -150,8 +152,15 @@ class Ledger:
         return str(row[0])
 
     def record_plan(self, source: str, events: list[FileEvent]) -> None:
-        """Records a batch before any of it is read; `batch_id` of the events is one that the history does not have."""
-        self._append([{"source": source, **asdict(event)} for event in events], FILES, FILE_SCHEMA)
+        """Records a batch before any of it is read; `batch_id` of the events is one that the history does not have.
+
+        Raises AssayError if another run has recorded that batch meanwhile: this one would take its rows for its own.
+        """
+        rows = self._stamped([{"source": source, **asdict(event)} for event in events], FILE_SCHEMA)
+        with self._writing:
+            is_first = self._lake.append_once(rows, FILES, f"plan:{source}", events[0].batch_id)
+        if not is_first:
+            raise AssayError(f"{source}: another run has planned batch {events[0].batch_id} meanwhile", LET_IT_END)
         self._histories[source] = self.history(source).followed_by(events)
 
     def record_rejections(self, source: str, events: list[FileEvent]) -> None:
@@ -257,11 +266,10 @@ class Ledger:
         return self._lake.read(table)
 
     def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:
-        # Without a transaction's number, which would have Delta compute the whole state of the log anew before each
-        # write. What was written is found by reading it, and rows written twice say the same.
+        # What was written is found by reading it, and rows written twice say the same: it needs no number.
         frame = self._stamped(rows, schema)
         with self._writing:
-            frame.write.format("delta").mode("append").save(self._lake.path(table))
+            self._lake.append(frame, table)
 
     def _come_after(self, recorded: Iterable[int]) -> None:
         """Has all that follows recorded after these (microseconds since 1970), also where a clock was set back."""

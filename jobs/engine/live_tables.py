@@ -15,8 +15,9 @@ READERS = {"gold": "analyst", "restricted": "restricted_reader"}  # the role tha
 def bring(connection: psycopg.Connection[Any], item: Publication) -> None:
     """Makes the live table what its staging table is, or adds its rows, in the caller's transaction.
 
-    Raises AssayError if that cannot be done, or if the live table has then not as many rows as gold.
+    Raises AssayError if that cannot be done, or if one of the two has not as many rows as gold then.
     """
+    _check_staging(connection, item)
     if column_types(connection, item.full_name):
         _match_columns(connection, item)
         _drop_other_key(connection, item)
@@ -29,9 +30,7 @@ def bring(connection: psycopg.Connection[Any], item: Publication) -> None:
 
 def row_count(connection: psycopg.Connection[Any], item: Publication) -> int:
     """How many rows the live table has."""
-    rows = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(item.live)).fetchone()
-    assert rows is not None
-    return int(rows[0])
+    return _count(connection, item.live)
 
 
 def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, str]:
@@ -148,6 +147,26 @@ def _match(connection: psycopg.Connection[Any], item: Publication) -> None:
             "WHERE NOT EXISTS (SELECT FROM {live} AS l WHERE {key})"
         ).format(**parts)
     )
+
+
+def _check_staging(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Raises AssayError if the staging table has other than the rows that were loaded; keeps it as it is from here on.
+
+    A load that was cut off from its run, whose host has vanished, could still add to it: rows of an older version.
+    """
+    connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(item.staging))
+    loaded = item.state.row_count - (item.addition.before[0] if item.addition else 0)
+    if (found := _count(connection, item.staging)) != loaded:
+        raise AssayError(
+            f"{item.full_name}: {loaded:,} rows were loaded, and {found:,} are there; nothing was published",
+            "another run may have loaded meanwhile, or the load was repeated; run again",
+        )
+
+
+def _count(connection: psycopg.Connection[Any], table: sql.Composable) -> int:
+    rows = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(table)).fetchone()
+    assert rows is not None
+    return int(rows[0])
 
 
 def _check_row_count(connection: psycopg.Connection[Any], item: Publication) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
@@ -35,6 +35,10 @@ class DocumentVersion(NamedTuple):
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK, _STAGING_LOCK = 0x61737361, 0x61737362
 _SECONDS_TO_WAIT = 60
+_WHO_HOLDS = (
+    "who: SELECT pid, usename, state, state_change FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE "
+    "granted AND relation IS NOT NULL); end a forgotten transaction (SELECT pg_terminate_backend(pid)), then run again"
+)
 # Nothing is said on the connection while staging tables are filled; one whose host vanished is to end before long.
 _LONG_SESSION = """SET idle_session_timeout = 0;
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
@@ -75,6 +79,12 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
             f"what Assay publishes is to belong to {database.user}, which a backup that was restored may not: let an "
             f"administrator run ALTER ... OWNER TO {database.user} for schemas and tables of gold, restricted and ops",
         ) from None
+    except psycopg.errors.LockNotAvailable as error:
+        raise AssayError(
+            f"Postgres at {address}, database {database.name}: another session has held a table of Assay for "
+            f"{_SECONDS_TO_WAIT} seconds; nothing was published",
+            _WHO_HOLDS,
+        ) from error
     except (psycopg.OperationalError, Py4JJavaError) as error:
         if isinstance(error, Py4JJavaError) and not _JDBC_LOST.search(str(error)):
             raise
@@ -89,7 +99,8 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
     """Lets no other publisher in until the connection is closed.
 
     Staging tables are the same for all of them: rows of another lakehouse could come between loading and release.
-    Raises AssayError if another one is still at work after a minute.
+    Raises AssayError if another one is still at work after a minute. Nor does what follows wait longer for a table:
+    whoever asked for it meanwhile would have to wait as well.
     """
     connection.execute(_LONG_SESSION)
     connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_SECONDS_TO_WAIT}s"])
@@ -101,7 +112,6 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
             f"{connection.info.dbname}; nothing was published",
             "run again once it is done (assay releases); a database is for one lakehouse",
         ) from None
-    connection.execute("RESET lock_timeout")
 
 
 def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
@@ -214,7 +224,7 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in item.columns.items()
     )
-    with connection.transaction():
+    with _said_of(item), connection.transaction():
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
         connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
 
@@ -279,7 +289,7 @@ def release(
     if not take_over:
         verify_owner(connection, lakehouse)
     for item in changed:
-        with _said_if_too_long(item):
+        with _said_of(item):
             live_tables.bring(connection, item)
     newest = connection.execute(
         "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse) VALUES (%s, %s, %s) RETURNING release_id",
@@ -330,10 +340,16 @@ def said_if_refused(says: str, hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _said_if_too_long(item: Publication) -> Iterator[None]:
-    """Raises AssayError naming table and index if a value of a row is too long for Postgres to index."""
+def _said_of(item: Publication) -> Iterator[None]:
+    """Raises AssayError naming the table if another session holds it, or if a row's text is too long to index."""
     try:
         yield
+    except psycopg.errors.LockNotAvailable:
+        raise AssayError(
+            f"{item.full_name}: another session has held it, or its staging table, for {_SECONDS_TO_WAIT} seconds; "
+            "nothing was published",
+            _WHO_HOLDS,
+        ) from None
     except psycopg.errors.ProgramLimitExceeded as error:
         index = error.diag.constraint_name or "its key or an index"  # of very long ones, Postgres does not say which
         raise AssayError(
@@ -372,6 +388,12 @@ def record_documents(
     )
 
 
+def first_run(connection: psycopg.Connection[Any]) -> str | None:
+    """The run of the first release, which tells a database from all others; None before there is one."""
+    row = connection.execute("SELECT run_id FROM ops.releases ORDER BY release_id LIMIT 1").fetchone()
+    return str(row[0]) if row else None
+
+
 def known_runs(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str]]:
     """The sources and runs of which an ops table has rows."""
     return connection.execute(f"SELECT DISTINCT source, run_id FROM {table}").fetchall()
@@ -399,7 +421,9 @@ def staging_tables(connection: psycopg.Connection[Any]) -> list[str]:
 
 def drop_staging_tables(connection: psycopg.Connection[Any], names: Sequence[str]) -> None:
     for name in names:
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(STAGING, name)))
+        # One that somebody reads, as a backup does, is for the next run to drop.
+        with suppress(psycopg.errors.LockNotAvailable):
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(STAGING, name)))
 
 
 def other_publishers(connection: psycopg.Connection[Any]) -> bool:

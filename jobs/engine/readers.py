@@ -15,6 +15,7 @@ BRONZE_OF_LINES = (
 )
 ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: BIGINT, row: BIGINT>"
 _FAILED_FILE = re.compile(r"Encountered error while reading file (\S+)\.\s")
+_GONE_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _SEPARATORS = re.compile(r"[\s-]+")
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
@@ -83,14 +84,15 @@ def column_names(header: Iterable[str], columns: Iterable[str], aliases: Mapping
 
 def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | None:
     """Which of `paths` Spark could not read and why, if `error` says so."""
-    found = _FAILED_FILE.search(str(error))
-    if found is None:
+    text = str(error)
+    if found := _GONE_FILE.search(text):
+        named, why = re.sub(r"\\(.)", r"\1", found.group(1)), "it is not there any longer"
+    elif found := _FAILED_FILE.search(text):
+        named, causes = unquote(found.group(1)), _CAUSE.findall(text)
+        why = causes[-1] if causes else "unknown cause"
+    else:
         return None
-    named = unquote(found.group(1))
-    causes = _CAUSE.findall(str(error))
-    return next(
-        ((path, causes[-1] if causes else "unknown cause") for path in paths if named.endswith("/" + path)), None
-    )
+    return next(((path, why) for path in paths if named.endswith("/" + path)), None)
 
 
 def source_file(spark: SparkSession, root: str) -> Column:

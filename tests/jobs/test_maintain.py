@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from jobs import maintain, releases
+from jobs.engine import published_to
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
 from jobs.engine.sources import load_sources
@@ -112,10 +113,15 @@ def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releas
         connection.execute("CREATE SCHEMA assay_staging")
         connection.execute("CREATE TABLE assay_staging.gold__member ()")
 
+    mark = Path(lab.lake.path(published_to.FOLDER), "2026-01-01T00%3A00%3A00Z-0000")
+    mark.parent.mkdir()
+    mark.write_text("db.prod:5432, database assay")
     counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}
     done = maintain.maintain(run, sources)
     assert len(done.notes) == 1
-    assert done.notes[0].startswith("there is no release in Postgres at 127.0.0.1:")
+    assert done.notes[0].startswith("gold was also published to db.prod:5432, database assay, and what releases")
+    mark.unlink()
+    assert maintain.maintain(run, sources, dry_run=True).notes[0].startswith("there is no release in Postgres at 127.")
     assert len(done.cleaned) == 6
     assert not any(file.exists() for file in left)
     assert stays.exists()

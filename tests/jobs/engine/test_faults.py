@@ -101,6 +101,12 @@ def test_a_log_with_a_gap_names_its_table(lake: Lakehouse) -> None:
 
 def test_what_is_not_known_is_not_explained() -> None:
     assert explained(ValueError("a value of a row")) is None
+    unresolved = (
+        "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column, variable, or function parameter with name `age` cannot be"
+    )
+    lacking = explained(ValueError(unresolved))
+    assert lacking is not None
+    assert "names the column `age`, which a table that it reads does not have" in lacking.message
     full = explained(OSError(28, "No space left on device"))
     assert full is not None
     assert full.message.startswith("no space is left on the device")

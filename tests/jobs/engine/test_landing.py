@@ -81,14 +81,16 @@ def test_only_files_of_the_expected_names_are_read_and_the_others_are_told_of(
 def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: Path, spark: SparkSession) -> None:
     (tmp_path / "broken.gz").write_bytes(gzip.compress(b"line\n" * 99)[:-9])
     (tmp_path / "not bzip.bz2").write_bytes(b"junk")
+    (tmp_path / "not gzip.gz").write_bytes(b"Ann,40")
     (tmp_path / "folder.log").mkdir()  # which no more than a file without permission can be opened, also by root
-    names = ["broken.gz", "not bzip.bz2", "folder.log"]
+    names = ["broken.gz", "not bzip.bz2", "not gzip.gz", "folder.log"]
     for found in (
         content_hashes(spark, str(tmp_path), names),
         {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in names},
     ):
         said = {name: content.may_pass for name, content in found.items() if isinstance(content, Unreadable)}
-        assert said == {"broken.gz": False, "not bzip.bz2": False, "folder.log": True}
+        assert said == {"broken.gz": False, "not bzip.bz2": False, "not gzip.gz": False, "folder.log": True}
+        assert not any("b'" in str(content) for content in found.values())
 
 
 def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(

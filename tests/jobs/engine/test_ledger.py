@@ -4,9 +4,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
+from jobs.engine.batches import FileEvent
 from jobs.engine.delta import Lakehouse
+from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger, RowAccount, TableState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -31,3 +34,15 @@ def test_what_was_recorded_last_counts_within_a_run_and_after_a_clock_was_set_ba
         assert seen.table_states()[STATE.table_name].delta_version == written
     stamps = [row[0] for row in ledger.all_accounts().select("recorded_at").collect()]
     assert len(set(stamps)) == len(steps)
+
+
+def test_a_batch_is_planned_by_one_run_alone(spark: SparkSession, tmp_path: Path) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    one, other = Ledger(lake, "one", NOW), Ledger(lake, "other", NOW)
+    files = [FileEvent(f"members/{name}.log", 1, 1, name, "loaded", None, 1) for name in "ab"]
+    assert other.history("members").newest_batch == 0
+    one.record_plan("members", files[:1])
+    one.record_plan("signups", files[:1])
+    with pytest.raises(AssayError, match="members: another run has planned batch 1 meanwhile"):
+        other.record_plan("members", files)
+    assert Ledger(lake, "reader", NOW).history("members").batch(1) == files[:1]

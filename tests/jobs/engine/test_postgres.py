@@ -64,7 +64,7 @@ def test_with_an_addition_only_its_rows_are_staged_and_the_others_stay(database:
     publish(database, replace(thing(ID_N, 3), addition=added), (3, 3))
     assert things(database) == [(1, 1), (2, None), (3, 3)]
     with pytest.raises(AssayError, match=r"gold.things: 4 rows in gold, 3 in Postgres; nothing was published"):
-        publish(database, replace(thing(ID_N, 4), addition=added), (3, 4))
+        publish(database, replace(thing(ID_N, 4), addition=replace(added, before=(3, "5"))), (3, 4))
     assert things(database) == [(1, 1), (2, None), (3, 3)]
     assert together(added.before, (3, "-7")) == (5, "5")
 
@@ -103,8 +103,35 @@ def test_a_key_with_null_parts_is_matched(database: Database) -> None:
 
 def test_a_wrong_count_publishes_nothing(database: Database) -> None:
     publish(database, thing(ID_N, 1), (1, 1))
-    with pytest.raises(AssayError, match=r"gold.things: 3 rows in gold, 2 in Postgres; nothing was published"):
-        publish(database, thing(ID_N, 3), (1, 1), (2, 2))
+    for rows in ([(2, 2)], [(1, 1), (2, 2), (3, 3), (3, 4)]):  # lost, or of a load that was cut off from its run
+        with pytest.raises(
+            AssayError, match=rf"gold.things: 3 rows were loaded, and {len(rows)} are there; nothing was"
+        ):
+            publish(database, thing(ID_N, 3), *rows)
+    with pytest.raises(AssayError, match=r"gold.things: 2 rows in gold, 1 in Postgres; nothing was published"):
+        publish(database, thing(ID_N, 2), (1, 1), (1, 1))
+    assert things(database) == [(1, 1)]
+
+
+def test_a_table_that_another_session_holds_is_named_and_not_waited_for_without_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_SECONDS_TO_WAIT", 1)
+    publish(database, thing(ID_N, 1), (1, 1))
+    held = r"gold.things: another session has held it, or its staging table, for 1 seconds; nothing was published"
+    for table in ("assay_staging.gold__things", "gold.things"):
+        with psycopg.connect(database.conninfo()) as other, postgres.connect(database) as connection:
+            item = thing({**ID_N, "new": "integer"}, 0)
+            if table == "gold.things":
+                postgres.create_staging(connection, item)
+            other.execute(f"SELECT FROM {table}")  # and forgotten
+            postgres.keep_others_off(connection)
+            if table.startswith("assay_staging"):
+                with pytest.raises(AssayError, match=held):
+                    postgres.create_staging(connection, item)
+                continue
+            with pytest.raises(AssayError, match=held), connection.transaction():
+                postgres.release(connection, "run", "lakehouse", [item], [])
     assert things(database) == [(1, 1)]
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
-from jobs.engine.readers import column_names, read_lines
+from jobs.engine.readers import column_names, failed_file, read_lines
 from tests.transforms.examples import examples
 
 COLUMNS = ["date_start", "interaction"]
@@ -72,3 +73,14 @@ def test_any_header_has_a_name_for_each_field() -> None:
         names = column_names(header, COLUMNS, {})
         assert len(names) == len(header)
         assert all(names)
+
+
+@pytest.mark.parametrize("gone", ["gone.log", "gone [1] {a}.log"])
+def test_a_file_that_is_gone_by_the_time_that_spark_looks_for_it_is_named(
+    tmp_path: Path, spark: SparkSession, gone: str
+) -> None:
+    (tmp_path / "there.log").write_text("line\n")
+    with pytest.raises(AnalysisException) as error:
+        read_lines(spark, str(tmp_path), ["there.log", gone])
+    assert failed_file(error.value, ["there.log", gone]) == (gone, "it is not there any longer")
+    assert failed_file(error.value, ["there.log"]) is None
