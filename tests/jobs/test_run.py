@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import bronze, gold, publish, replay, silver
+from jobs import bronze, gold, publish, releases, replay, silver
 from jobs import run as run_job
 from jobs.engine.batches import FileEvent, History, Request, Status
 from jobs.engine.context import Run
-from jobs.engine.delta import LOG_RETENTION
+from jobs.engine.delta import LOG_RETENTION, Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import Ledger, RowAccount, TableState
 from jobs.engine.postgres import ReleasedTable
@@ -400,6 +400,52 @@ def test_a_table_that_a_rule_refers_to_is_an_input_of_the_derived_table_that_has
     assert [number for number, wave in enumerate(waves) if customers in wave] < [
         number for number, wave in enumerate(waves) if interactions in wave
     ]
+
+
+def test_a_rollback_of_one_source_holds_back_no_rows_of_another() -> None:
+    def source(name: str) -> Any:
+        return SimpleNamespace(name=name)
+
+    moved, other = source("moved"), source("other")
+    declared: Any = {f"gold.{s.name}": SimpleNamespace(source=s, name=s.name) for s in (moved, other)}
+    # The other one was rolled back before, and has got newer rows since, which wait for a run to publish them.
+    last = {
+        "gold.moved": ReleasedTable(2, 1, "2", "d", None),
+        "gold.other": ReleasedTable(1, 1, "1", "d", "2"),
+    }
+    wanted = {"gold.moved": ReleasedTable(1, 1, "1", "d", None), "gold.other": last["gold.other"]}
+    states = {f"gold/{s.name}/{s.name}": TableState("", 2, {}, "", 1, "3") for s in (moved, other)}
+    run: Any = SimpleNamespace(ledger=SimpleNamespace(table_states=lambda: states))
+    assert releases._withheld(run, declared, last, wanted, [moved]) == {"gold.moved": "3"}
+
+
+def test_a_key_with_a_column_that_the_rows_there_do_not_have_stops_the_run_and_says_what_to_do(lab: Lab) -> None:
+    members = load_sources(["members"])[0]
+    lab.land("members/a.log", entry("a" * 16, 40))
+    lab.run(members, until="silver")
+    table = members.tables["member_entries"]
+    keyed = table.model_copy(update={"key": [*table.key, "new"]})
+    refused = r"silver.members.member_entries does not have the column 'new', which is in its key now"
+    with pytest.raises(AssayError, match=refused):
+        silver._known(lab.start(), "silver/members/member_entries", keyed)
+    assert silver._known(lab.start(), "silver/members/member_entries", table).count() == 1
+
+
+def test_a_file_that_is_archived_once_it_is_in_bronze_counts_as_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, append = with_gold("members", "member"), Lakehouse.append_once
+
+    def archiving(lake: Lakehouse, frame: Any, table: str, *number: Any) -> bool:
+        is_written = append(lake, frame, table, *number)
+        if table.startswith("bronze/"):
+            (lab.landing / "members/a.log").unlink()
+        return is_written
+
+    lab.land("members/a.log", entry("a" * 16, 40))
+    with monkeypatch.context() as patch:
+        patch.setattr(Lakehouse, "append_once", archiving)
+        summary = lab.run(members, until="silver")
+    assert (summary.set_aside, summary.sources[0].written) == ([], 1)
+    assert lab.account("silver") == {"members/a.log": (1, 1, 0, 0, 0)}
 
 
 def test_a_second_interrupt_ends_the_threads_that_the_first_one_waits_for(tmp_path: Path) -> None:

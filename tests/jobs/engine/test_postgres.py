@@ -135,6 +135,24 @@ def test_a_table_that_another_session_holds_is_named_and_not_waited_for_without_
     assert things(database) == [(1, 1)]
 
 
+def test_a_staging_table_that_somebody_reads_is_left_to_the_next_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_SECONDS_TO_WAIT", 1)
+    publish(database, item := thing(ID_N, 1), (1, 1))
+    with psycopg.connect(database.conninfo()) as other, postgres.connect(database) as connection:
+        other.execute("SELECT FROM assay_staging.gold__things")
+        postgres.keep_others_off(connection)
+        postgres.drop_staging(connection, [item])
+        assert postgres.staging_tables(connection) == ["gold__things"]
+        told = pytest.raises(AssayError, match="another session has held a table of Assay for 1 seconds")
+        with told, postgres.connect(database) as third:
+            third.execute("SET lock_timeout = '1s'; DROP TABLE assay_staging.gold__things")
+    with postgres.connect(database) as connection:
+        postgres.drop_staging(connection, [item])
+        assert postgres.staging_tables(connection) == []
+
+
 @pytest.mark.parametrize("wrong", [(4, 1), (None, 1)])
 def test_a_key_that_is_none_publishes_nothing_and_is_named_without_its_values(
     database: Database, wrong: tuple[int | None, int]
