@@ -245,13 +245,13 @@ def _append(
         try:
             found = workbooks.inspect(run.spark, root, books, [_sheet(raw) for raw in source.raw.values()])
             unfit = {path: Unreadable(reason) for path, reason in found.items()}
-        except (PySparkException, Py4JJavaError) as error:
-            unfit = _broken(error, books)
-            if not unfit:
-                raise
-        files = _without(run, source, files, unfit, report)
-        if not any(reason.may_pass for reason in unfit.values()):
+            files = _without(run, source, files, unfit, report)
             break
+        except (PySparkException, Py4JJavaError) as error:
+            broken = _broken(error, books)
+            if not broken:
+                raise
+            files = _without(run, source, files, broken, report)
     for raw in raw_tables:
         files = _append_to(run, source, raw, batch_id, files, report)
     # What was taken away by now was read to its end before.
@@ -282,8 +282,10 @@ def _without_unseen(
         if not account.rows_read and account.source_file in loaded and source.raw[account.table_name].format == "lines"
     ]
     there = {file.path for file in listing(run, source)} if paths else set()
-    reasons = {True: "Spark reads nothing of it: rename it", False: CHANGED}
-    unseen = {path: Unreadable(reasons[path in there], may_pass=True) for path in paths}
+    unseen = {
+        path: Unreadable("Spark reads nothing of it: rename it" if path in there else CHANGED, may_pass=True)
+        for path in paths
+    }
     _without(run, source, files, unseen, report)
     return [account for account in accounts if account.source_file not in unseen]
 

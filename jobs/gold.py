@@ -82,9 +82,10 @@ def derived_silver(source: Source) -> list[Recipe]:
     found = []
     for table in source.derived_tables:
         declared = source.tables[table]
-        referred = {rule.needs[0] for rule in declared.rules if rule.needs}
         recipe = _recipe(silver_table(source, table), source.silver_transform(table), declared, _silver(source))
-        inputs = {f"rule {name}": silver_table(source, name) for name in referred}  # no parameter is called so
+        inputs = {
+            f"rule {name}": silver_table(source, name) for name in declared.referenced
+        }  # no parameter is called so
         found.append(replace(recipe, inputs={**recipe.inputs, **inputs}))
     return found
 
@@ -411,7 +412,7 @@ def _write(
     """
     observed = Observation()
     rules, key = (source.tables[silver].rules, source.tables[silver].key) if silver else ([], [])
-    referenced = {rule.needs[0] for rule in rules if rule.needs}
+    referenced = source.tables[silver].referenced if silver else set()
     tables = {name: run.lake.read(silver_table(source, name)) for name in referenced}
     measures = [*metrics(frame), *[gate.violations(rule) for rule in rules]]
     watched = gate.answered(frame, rules, key, None, tables).observe(observed, *measures).select(*frame.columns)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -186,9 +186,9 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
             if release_id is not None:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
-            of_table = dict(zip(known, news, strict=True))
-            rejected = list(of_table[_REJECTED])
-            of_table |= {_ACCOUNTS: _balanced(run, sources, of_table[_ACCOUNTS]), _REJECTED: iter(rejected)}
+            of_table: dict[str, Iterable[Row]] = dict(zip(known, news, strict=True))
+            of_table[_ACCOUNTS] = _balanced(run, sources, of_table[_ACCOUNTS])
+            of_table[_REJECTED] = rejected = list(of_table[_REJECTED])
             for table, rows in of_table.items():
                 postgres.copy_new(connection, table, _OPS_TABLES[table][0], rows)
         if database_id := postgres.first_run(connection):
@@ -423,7 +423,7 @@ def _news(run: Run, sources: Sequence[str], table: str, known: Sequence[tuple[st
     return news
 
 
-def _balanced(run: Run, sources: Sequence[Source], accounts: Iterator[Row]) -> Iterator[Row]:
+def _balanced(run: Run, sources: Sequence[Source], accounts: Iterable[Row]) -> Iterator[Row]:
     """The accounts that balance.
 
     Others were in force until a transform was mended, and its rows were refined anew. Raises AssayError if they still

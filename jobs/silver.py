@@ -304,8 +304,7 @@ def _evaluated(
     `_held_for` (NULL for all others), and so do valid ones.
     """
     declared = source.tables[table]
-    needed = {rule.needs[0] for rule in declared.rules if rule.needs}
-    tables = {name: run.lake.read(silver_table(source, name)) for name in needed}
+    tables = {name: run.lake.read(silver_table(source, name)) for name in declared.referenced}
     parsed = _parsed(run, source, table, _live(bronze, scope))
     parsed = gate.answered(parsed, declared.rules, declared.key, known, tables)
     evaluated = gate.evaluate(parsed, declared.rules).withColumn(_HELD_FOR, gate.no_reasons())

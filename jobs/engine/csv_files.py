@@ -26,10 +26,17 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from jobs.engine.landing import EMPTY, Unreadable, hadoop_configuration, hadoop_path, local_path, why_unreadable
+from jobs.engine.landing import (
+    EMPTY,
+    Unreadable,
+    codec_of,
+    hadoop_configuration,
+    hadoop_path,
+    local_path,
+    why_unreadable,
+)
 from jobs.engine.local_rows import local_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
-from jobs.engine.session import java_class
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
 _DELIMITERS = (",", ";", "\t", "|")
@@ -155,10 +162,9 @@ def _head_local(file: Path) -> bytes:
 
 def _head_hadoop(spark: SparkSession, file: str) -> bytes:
     configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
-    codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration)
     try:
         with closing(location.getFileSystem(configuration).open(location)) as stream:
-            codec = codecs.getCodec(location)
+            codec = codec_of(spark, configuration, location)
             return bytes((codec.createInputStream(stream) if codec else stream).readNBytes(_HEAD_BYTES))
     except Py4JJavaError as error:
         raise OSError(error.java_exception.getMessage()) from error

@@ -171,8 +171,7 @@ class Lakehouse:
         """
         # Such a table is read whole: no values of its rows in the log.
         write = frame.write.options(**{INDEXED_COLUMNS: "0", **(properties or {})})
-        self._replace_all(frame, write, table, self._snapshot(table))
-        return self._newest(table)
+        return self._replace_all(frame, write, table, self._snapshot(table))
 
     def replace(self, frame: DataFrame, table: str, where: str) -> int:
         """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
@@ -182,8 +181,7 @@ class Lakehouse:
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table, or makes it of them; returns the new version."""
         before = self._snapshot(table)
-        self._commit_or_save(delta_log.append, frame, frame.write.mode("append"), table, before)
-        return self._newest(table)
+        return self._commit_or_save(delta_log.append, frame, frame.write.mode("append"), table, before)
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
@@ -205,26 +203,30 @@ class Lakehouse:
     def _save(self, write: DataFrameWriter, table: str) -> None:
         write.format("delta").save(self.path(table))
 
-    def _replace_all(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> None:
+    def _replace_all(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> int:
         """Replaces the rows of snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer,
-        number), if the write is to have one, as `write` has then.
+        number), if the write is to have one, as `write` has then. Returns the new version.
         """
         write = _replacing(write, before.version() >= 0)
-        self._commit_or_save(delta_log.overwrite, frame, write, table, before, *once)
+        return self._commit_or_save(delta_log.overwrite, frame, write, table, before, *once)
 
     def _commit_or_save(
         self, commit: Callable[..., int | None], frame: DataFrame, write: DataFrameWriter, table: str, before: Any,
         *once: Any,
-    ) -> None:  # fmt: skip
+    ) -> int:  # fmt: skip
         """Lets `commit` write `frame` to a table that is at snapshot `before`; lets Delta, by `write`, if that may not.
 
-        Raises AssayError if it may not because the table is at another version by now: the same may have been written.
+        Returns the new version. Raises AssayError if it may not because the table is at another version by now: the
+        same may have been written.
         """
-        if before.version() >= 0 and commit(frame, self._log(table), before.version(), *once) is not None:
-            return
+        if before.version() >= 0:
+            version = commit(frame, self._log(table), before.version(), *once)
+            if version is not None:
+                return version
         if self._snapshot(table).version() != before.version():
             raise AssayError(f"{table}: another process has written to it since this one looked", LET_IT_END)
         self._save(write, table)
+        return self._newest(table)
 
     def _newest(self, table: str) -> int:
         version = self.version(table)

@@ -67,8 +67,8 @@ def kernel_file_names(spark: SparkSession, path: str) -> list[str] | None:
     It tells what the checksum file would, and does not look at that: what was written is held against it.
     """
     engine = java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(hadoop_configuration(spark))
-    newest = java_class(spark, "io.delta.kernel.Table").forPath(engine, path).getLatestSnapshot(engine)
-    batches = newest.getScanBuilder().build().getScanFiles(engine)
+    snapshot = java_class(spark, "io.delta.kernel.Table").forPath(engine, path).getLatestSnapshot(engine)
+    batches = snapshot.getScanBuilder().build().getScanFiles(engine)
     found: list[str] = []
     try:
         while batches.hasNext():

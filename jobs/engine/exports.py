@@ -8,7 +8,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
-from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
 from jobs.engine.session import java_class
 from jobs.engine.sources import Export
 
@@ -22,12 +22,7 @@ def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) 
     file_system = file.getFileSystem(hadoop_configuration(spark))
     if not (file_system.exists(file) and file_system.exists(mark)):
         return False
-    stream = file_system.open(mark)
-    try:
-        text = java_class(spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")
-        return str(text) == _origin(export, checksum)
-    finally:
-        stream.close()
+    return read_text(spark, file_system, mark) == _origin(export, checksum)
 
 
 def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:

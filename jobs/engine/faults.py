@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from jobs.engine.errors import AssayError
 
 _READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
-_NO_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
+NO_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _LOG_GAP = re.compile(r"\[(DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_TRUNCATED_TRANSACTION_LOG)[.\w]*\]")
 _NO_COLUMN = re.compile(r"\[UNRESOLVED_COLUMN[.\w]*\] A column, variable, or function parameter with name (`[^`]+`)")
 _CAUSE = re.compile(r"^Caused by: ([\w.$]+)", re.MULTILINE)
@@ -41,7 +41,7 @@ def explained(error: BaseException) -> AssayError | None:
     if found := _READING.search(text):
         kind = next((said for sign, said in _KINDS.items() if sign in text), None) or _innermost(text)
         return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
-    if found := _NO_FILE.search(text):
+    if found := NO_FILE.search(text):
         return AssayError(f"cannot read {found.group(1)}: it is gone", _WAY_OUT)
     if found := _NO_COLUMN.search(text):
         return AssayError(

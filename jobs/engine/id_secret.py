@@ -12,7 +12,7 @@ from py4j.java_gateway import is_instance_of
 
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
 from jobs.engine.session import java_class
 
 PARAMETER = "id_secret"  # a transform that names it is given the secret
@@ -29,8 +29,7 @@ def find(lake: Lakehouse, source: str) -> str | None:
     file_system, file = _file(lake, path(lake, source))
     if not file_system.exists(file):
         return None
-    with closing(file_system.open(file)) as stream:
-        text = str(java_class(lake.spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")).strip()
+    text = read_text(lake.spark, file_system, file).strip()
     if len(text) != 2 * _BYTES or set(text) - set("0123456789abcdef"):
         raise AssayError(
             f"{path(lake, source)} does not hold {2 * _BYTES} hexadecimal digits: no ids can be made",

@@ -257,8 +257,7 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
         with closing(file_system.open(file)) as stream:
             content_hash = str(java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(stream))
         has_all_bytes = True
-        codecs = java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration)
-        codec = codecs.getCodec(file)
+        codec = codec_of(spark, configuration, file)
         if codec is not None:
             with closing(codec.createInputStream(file_system.open(file))) as stream:
                 if java_class(spark, "org.apache.commons.io.IOUtils").consume(stream) == 0:
@@ -270,6 +269,17 @@ def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:
     return java_class(spark, "org.apache.hadoop.fs.Path")(path)
+
+
+def codec_of(spark: SparkSession, configuration: Any, file: Any) -> Any:
+    """How a file is compressed, by its ending; None if it is not."""
+    return java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration).getCodec(file)
+
+
+def read_text(spark: SparkSession, file_system: Any, file: Any) -> str:
+    """All that a short file holds, as UTF-8."""
+    with closing(file_system.open(file)) as stream:
+        return str(java_class(spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8"))
 
 
 def hadoop_configuration(spark: SparkSession) -> Any:

@@ -8,8 +8,7 @@ from contextlib import closing
 from urllib.parse import quote, unquote
 
 from jobs.engine.delta import Lakehouse
-from jobs.engine.landing import hadoop_configuration, hadoop_path
-from jobs.engine.session import java_class
+from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
 
 FOLDER = "ops/published_to"
 
@@ -31,7 +30,5 @@ def databases(lake: Lakehouse) -> dict[str, str]:
     for status in file_system.listStatus(folder) if file_system.exists(folder) else []:
         name = str(status.getPath().getName())
         if not name.startswith("."):
-            with closing(file_system.open(status.getPath())) as stream:
-                text = java_class(lake.spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8")
-            found[unquote(name)] = str(text)
+            found[unquote(name)] = read_text(lake.spark, file_system, status.getPath())
     return found

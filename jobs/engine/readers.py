@@ -7,6 +7,7 @@ from urllib.parse import unquote
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.engine.faults import NO_FILE
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.local_rows import local_rows
 
@@ -15,7 +16,6 @@ BRONZE_OF_LINES = (
 )
 ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: BIGINT, row: BIGINT>"
 _FAILED_FILE = re.compile(r"Encountered error while reading file (\S+)\.\s")
-_GONE_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _SEPARATORS = re.compile(r"[\s-]+")
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
@@ -85,7 +85,7 @@ def column_names(header: Iterable[str], columns: Iterable[str], aliases: Mapping
 def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | None:
     """Which of `paths` Spark could not read and why, if `error` says so."""
     text = str(error)
-    if found := _GONE_FILE.search(text):
+    if found := NO_FILE.search(text):
         named, why = re.sub(r"\\(.)", r"\1", found.group(1)), "it is not there any longer"
     elif found := _FAILED_FILE.search(text):
         named, causes = unquote(found.group(1)), _CAUSE.findall(text)

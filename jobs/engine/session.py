@@ -62,7 +62,7 @@ def start_session(
     with _standard_error_to(log):
         spark = SparkSession.builder.appName("assay").getOrCreate()
     for name in _ASKED_FOR_BY_PYSPARK:
-        setattr(spark._jvm, name, java_class(spark, name))
+        setattr(spark._jvm, name, getattr(spark._jvm, name))
     _verify_settings(spark)
     return spark
 

@@ -182,6 +182,11 @@ class SilverTable(Computed):
     rebuild: Literal["when_replaced", "always"] = "when_replaced"
 
     @property
+    def referenced(self) -> set[str]:
+        """The silver tables that its rules refer to."""
+        return {rule.needs[0] for rule in self.rules if rule.needs}
+
+    @property
     def is_always_rebuilt(self) -> bool:
         return self.rebuild == "always" or self.keep == "newest"
 

@@ -31,6 +31,10 @@ from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE, line, lines
 
 
+def event(path: str, batch: int, content: str, status: Status = "loaded") -> FileEvent:
+    return FileEvent(path, 1, batch, content, status, None, batch)
+
+
 def that_fails(source: Source) -> Source:
     """The source with a rule that nothing passes."""
     table, declared = next(iter(source.tables.items()))
@@ -127,9 +131,6 @@ def test_batches_that_bronze_did_not_account_for_are_not_finished(lab: Lab, monk
 
 
 def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
-    def event(path: str, batch: int, content: str, status: Status = "loaded") -> FileEvent:
-        return FileEvent(path, 1, batch, content, status, None, batch)
-
     read = [event("members/a.log", 1, "one"), event("members/b.log", 2, "two")]
     replaced = event("members/a.log", 3, "three")
     members, table = load_sources(["members"])[0], "member_entries"
@@ -157,9 +158,6 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
 
 
 def test_what_was_replaced_since_a_request_is_taken_out_under_a_number_by_which_that_can_be_undone() -> None:
-    def event(path: str, batch: int, content: str, status: Status = "loaded") -> FileEvent:
-        return FileEvent(path, 1, batch, content, status, None, batch)
-
     members, table = load_sources(["members"])[0], "member_entries"
     asked = Request(3, "backfill", (1, 2))
     read = [event("members/a.log", 1, "one"), event("members/b.log", 2, "two")]
@@ -203,9 +201,6 @@ def test_rows_of_raw_tables_that_are_declared_otherwise_now_are_not_lost() -> No
         tables = {f"{name}_rows": {"raw": name, "key": ["id"]} for name in raw}
         declared = {name: {"landing": landing, "format": "lines"} for name, landing in raw.items()}
         return Source.model_validate({"name": "orders", "raw": declared, "tables": tables})
-
-    def event(path: str, batch: int, content: str) -> FileEvent:
-        return FileEvent(path, 1, batch, content, "loaded", None, batch)
 
     def check(declared: Source, *events: FileEvent) -> None:
         ledger = SimpleNamespace(
