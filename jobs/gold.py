@@ -19,6 +19,7 @@ from jobs.engine.delta import LOG_RETENTION, Changes
 from jobs.engine.documents import KEY
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
+from jobs.engine.local_rows import no_rows
 from jobs.engine.sources import Computed, Source, Transform, input_names
 from jobs.engine.versions import fingerprint, metrics, together
 from jobs.silver import call, quarantine_table, silver_table, verify_all_parsed
@@ -139,7 +140,7 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
     for wave in _waves({recipe.table: set(recipe.inputs.values()) for recipe in recipes.values()}):
         for path in wave:
             rows = call(recipes[path].transform, {**made, **tables}, source)
-            made[names[path]] = run.spark.createDataFrame([], rows.schema)
+            made[names[path]] = no_rows(run.spark, rows.schema)
     return made
 
 

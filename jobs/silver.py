@@ -21,7 +21,7 @@ from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount, TableState
-from jobs.engine.local_rows import local_rows
+from jobs.engine.local_rows import local_rows, no_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
@@ -103,12 +103,12 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
             evaluated = gate.evaluate(_shape(run, source, table), [])
             if len(source.parsed_tables) == 1:
                 held_back = _none_quarantined(evaluated, source.tables[table])
-                tables["quarantined"] = run.spark.createDataFrame([], held_back.schema)
+                tables["quarantined"] = no_rows(run.spark, held_back.schema)
             rows = _columns(evaluated)
         else:
             rows = call(source.silver_transform(table), tables, source)
         # The columns alone: a plan that grows from table to table would take seconds to analyse.
-        tables[table] = run.spark.createDataFrame([], rows.schema)
+        tables[table] = no_rows(run.spark, rows.schema)
     return tables
 
 
@@ -396,12 +396,12 @@ def next_scope(
     return None
 
 
-def _no_rows(run: Run, source: Source, table: str) -> DataFrame:
+def _empty_bronze(run: Run, source: Source, table: str) -> DataFrame:
     """A bronze table without rows."""
     raw = source.raw[source.parsed_tables[table]]
     own = ["_is_malformed BOOLEAN", *[f"`{name}` STRING" for name in raw.columns]] if raw.format == "csv" else []
     own += [ARRIVAL] if raw.arrival_order else []
-    return local_rows(run.spark, [], ", ".join([BRONZE_OF_LINES, *own]))
+    return no_rows(run.spark, ", ".join([BRONZE_OF_LINES, *own]))
 
 
 def _quarantined(held_back: DataFrame, declared: SilverTable) -> DataFrame:
@@ -441,7 +441,7 @@ def _parsed(run: Run, source: Source, table: str, bronze: DataFrame) -> DataFram
 
 def _shape(run: Run, source: Source, table: str) -> DataFrame:
     """What parsing bronze makes, without rows."""
-    return _parse(source, table, _no_rows(run, source, table), "")
+    return _parse(source, table, _empty_bronze(run, source, table), "")
 
 
 def _parse(source: Source, table: str, bronze: DataFrame, secret: str) -> DataFrame:

@@ -50,7 +50,7 @@ def _work(spark: SparkSession, folder: Path) -> None:
     rows = spark.read.csv(str(raw), header=True).selectExpr("try_cast(number AS BIGINT) AS number", "text").distinct()
     for mode in ("overwrite", "append"):
         rows.write.format("delta").mode(mode).save(table)
-    written = Lakehouse(spark, str(folder)).read_for_audit("table")
+    written = Lakehouse(spark, str(folder)).read("table")
     written.join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
 
 

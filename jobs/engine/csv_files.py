@@ -35,7 +35,7 @@ from jobs.engine.landing import (
     local_path,
     why_unreadable,
 )
-from jobs.engine.local_rows import local_rows
+from jobs.engine.local_rows import no_rows
 from jobs.engine.readers import column_names, source_file, spark_paths
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
@@ -128,13 +128,13 @@ def read_csv(spark: SparkSession, root: str, forms: Mapping[str, CsvForm], colum
     for path, form in forms.items():
         paths_by_form[form].append(path)
     frames = [_read_form(spark, root, form, paths, columns) for form, paths in paths_by_form.items()]
-    return reduce(DataFrame.unionByName, frames) if frames else _no_rows(spark, columns)
+    return reduce(DataFrame.unionByName, frames) if frames else _no_records(spark, columns)
 
 
-def _no_rows(spark: SparkSession, columns: Sequence[str]) -> DataFrame:
+def _no_records(spark: SparkSession, columns: Sequence[str]) -> DataFrame:
     names = ["_raw", "_source_file", "_row_hash", "_rescued", "_is_malformed", *columns]
     types = ("BOOLEAN" if name == "_is_malformed" else "STRING" for name in names)
-    return local_rows(spark, [], ", ".join(f"`{name}` {type_}" for name, type_ in zip(names, types, strict=True)))
+    return no_rows(spark, ", ".join(f"`{name}` {type_}" for name, type_ in zip(names, types, strict=True)))
 
 
 # The head of a file

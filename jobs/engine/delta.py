@@ -1,7 +1,7 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from pyspark.sql.types import StructType
 
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
-from jobs.engine.faults import LET_IT_END, log_problem
+from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.local_rows import no_rows
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES
 
@@ -24,12 +25,12 @@ _MANY_CHANGED, _LARGEST_CHANGE = 200, 1 / 4
 
 @dataclass(frozen=True)
 class _Files:
-    """The files that hold all rows of a version of a table; none, if they are many or not known."""
+    """The files that hold all rows of a version of a table; None, if they are many or do not tell all."""
 
     identity: str
     version: int
     schema: StructType
-    paths: list[str]
+    paths: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Lakehouse:
         self.spark = spark
         self.root = root.rstrip("/")
         self._files: dict[str, _Files] = {}
+        self._logs: dict[str, Any] = {}
 
     def path(self, table: str) -> str:
         """Where a table lies, e.g. `silver/contacts/transfers`."""
@@ -60,27 +62,15 @@ class Lakehouse:
     def read(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now.
 
-        The files of a small table are known from the checksum file beside Delta's newest commit. To find them in the
-        log, Delta would run two queries, which for such a table take longer than reading it.
+        Of the newest version of a table of few files, Kernel finds them in the log. To find them, Delta would run two
+        queries, which for such a table take longer than reading it.
         """
         known = self._newest_files(table)
-        if known.paths and version in (None, known.version):
-            return self.spark.read.schema(known.schema).parquet(*known.paths)
-        return self.read_log(table, version)
-
-    def read_for_audit(self, table: str) -> DataFrame:
-        """The rows of a table's newest version, by the log itself: for what holds one against the other.
-
-        Of a table of few files Kernel finds them in the log, at a tenth of what it takes Delta.
-        """
-        snapshot, paths = self._snapshot(table), None
-        if delta_log.do_files_tell_all(snapshot):
-            with suppress(Py4JJavaError):  # what is wrong with a log, Delta is to say
-                paths = delta_log.kernel_file_names(self.spark, self.path(table))
-        if paths is None:
-            return self.read_log(table)
-        rows = self._rows_of(table, snapshot, paths)
-        return self.spark.createDataFrame([], delta_log.schema(snapshot)) if rows is None else rows
+        if known.paths is None or version not in (None, known.version):
+            return self.read_log(table, version)
+        if not known.paths:
+            return no_rows(self.spark, known.schema)
+        return self.spark.read.schema(known.schema).parquet(*known.paths)
 
     def read_log(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now, as Delta finds them in the log itself."""
@@ -277,15 +267,19 @@ class Lakehouse:
         return False
 
     def _newest_files(self, table: str) -> _Files:
-        """The files of a table's newest version."""
+        """The files of a table's newest version.
+
+        Raises AssayError if the log does not have those that the checksum file beside its newest commit sums up.
+        """
         snapshot = self._snapshot(table)
         identity, version = str(snapshot.metadata().id()), int(snapshot.version())
         known = self._files.get(table)
         if known is None or (known.identity, known.version) != (identity, version):
-            paths = delta_log.file_names(snapshot)
-            schema = delta_log.schema(snapshot) if paths else StructType()
-            files = spark_paths(self.path(table), paths)
-            known = self._files[table] = _Files(identity, version, schema, files)
+            found = delta_log.files(self.spark, snapshot) if version >= 0 else None
+            if found is not None and not delta_log.are_as_summed_up(found, snapshot):
+                raise log_contradiction(table, version)
+            paths = None if found is None else spark_paths(self.path(table), [file.path for file in found])
+            known = self._files[table] = _Files(identity, version, delta_log.schema(snapshot), paths)
         return known
 
     def _files_since(self, table: str, since: int, newest: int) -> tuple[dict[str, int], dict[str, int]] | None:
@@ -337,7 +331,9 @@ class Lakehouse:
             raise log_problem(table, error) or error from None
 
     def _log(self, table: str) -> Any:
-        return delta_log.of_table(self.spark, self.path(table))
+        if table not in self._logs:
+            self._logs[table] = delta_log.of_table(self.spark, self.path(table))
+        return self._logs[table]
 
 
 def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:

@@ -2,13 +2,15 @@
 
 Delta's Python API has nothing of it. What the checksum file beside the newest commit says of a version, Delta itself
 would compute with queries, which for a small table take longer than to read or write it. Kernel, the Delta project's
-library for other engines, goes through the log without any.
+library for other engines, goes through the log without any, and finds the files there.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
@@ -17,7 +19,16 @@ from jobs.engine.session import java_class
 
 # The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
 _FILES_TELL_ALL = 1
-_FEW_FILES = 32  # to name each takes a call to Java, and Spark looks up so many without a job of its own
+_FEW_FILES = 32  # to name each takes a few calls to Java, and Spark looks up so many without a job of its own
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a table: its path within the table's folder, as the log has it; its size; when it was written (ms)."""
+
+    path: str
+    size: int
+    modified_at: int
 
 
 def of_table(spark: SparkSession, path: str) -> Any:
@@ -37,10 +48,14 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
     `version`, has other columns, or if its files are many or not known.
     """
     transaction = log.startTransaction()
-    files = _files(transaction.snapshot())
-    if files is None or not _is_as_expected(transaction, frame, version):
+    if not _is_as_expected(transaction, frame, version):
         return None
-    return _commit(frame, transaction, "Overwrite", [file.remove() for file in files], writer, number)
+    there = files(frame.sparkSession, transaction.snapshot())
+    if there is None:
+        return None
+    return _commit(
+        frame, transaction, "Overwrite", [_removed(frame.sparkSession, file) for file in there], writer, number
+    )
 
 
 def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
@@ -56,30 +71,26 @@ def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, 
     return _commit(frame, transaction, "Append", [], writer, number)
 
 
-def file_names(snapshot: Any) -> list[str]:
-    """The files of a version; none if it has none, or many, or if the checksum file does not name them."""
-    return [str(file.path()) for file in _files(snapshot) or []]
-
-
-def kernel_file_names(spark: SparkSession, path: str) -> list[str] | None:
-    """The files of the newest version of the table at `path`, as Kernel finds them in the log itself; None if many.
-
-    It tells what the checksum file would, and does not look at that: what was written is held against it.
-    """
-    engine = java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(hadoop_configuration(spark))
-    snapshot = java_class(spark, "io.delta.kernel.Table").forPath(engine, path).getLatestSnapshot(engine)
-    batches = snapshot.getScanBuilder().build().getScanFiles(engine)
-    found: list[str] = []
+def files(spark: SparkSession, snapshot: Any) -> list[File] | None:
+    """The files that have all rows of a version, as Kernel finds them in the log; None if many, or not all of it."""
+    checksum = value(snapshot.checksumOpt())
+    if not do_files_tell_all(snapshot) or (checksum and checksum.numFiles() > _FEW_FILES):
+        return None
     try:
-        while batches.hasNext():
-            rows = batches.next().getRows()
-            while rows.hasNext():
-                found.append(str(_field(_field(rows.next(), "add", "Struct"), "path", "String")))
-                if len(found) > _FEW_FILES:
-                    return None
-    finally:
-        batches.close()
-    return found if all(map(is_inside, found)) else None
+        found = _files(spark, snapshot.path().getParent().toString(), int(snapshot.version()))
+    except Py4JJavaError:  # what is wrong with a log, Delta is to say
+        return None
+    return found if len(found) <= _FEW_FILES and all(is_inside(file.path) for file in found) else None
+
+
+def are_as_summed_up(files: Collection[File], snapshot: Any) -> bool:
+    """Whether these are as many files, of as many bytes, as the checksum file says that a version has, if it is there.
+
+    A commit of which nothing is left is to Delta one that changed nothing: the rows of the one before would come back.
+    """
+    checksum = value(snapshot.checksumOpt())
+    found = len(files), sum(file.size for file in files)
+    return not checksum or found == (checksum.numFiles(), checksum.tableSizeBytes())
 
 
 def do_files_tell_all(snapshot: Any) -> bool:
@@ -150,16 +161,31 @@ def _commit(frame: DataFrame, transaction: Any, mode: str, gone: list[Any], writ
     return int(transaction.commit(added.concat(others), operation))
 
 
+def _files(spark: SparkSession, path: str, version: int) -> list[File]:
+    """The files of a version of the table at `path`; a few, if there are many."""
+    engine = java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(hadoop_configuration(spark))
+    table = java_class(spark, "io.delta.kernel.Table").forPath(engine, path)
+    batches = table.getSnapshotAsOfVersion(engine, version).getScanBuilder().build().getScanFiles(engine)
+    found: list[File] = []
+    try:
+        while len(found) <= _FEW_FILES and batches.hasNext():
+            rows = batches.next().getRows()
+            while len(found) <= _FEW_FILES and rows.hasNext():
+                added = _field(rows.next(), "add", "Struct")
+                sizes = [_field(added, name, "Long") for name in ("size", "modificationTime")]
+                found.append(File(_field(added, "path", "String"), *sizes))
+    finally:
+        batches.close()
+    return found
+
+
 def _field(row: Any, name: str, kind: str) -> Any:
     """A field of a row of Kernel's."""
     return getattr(row, f"get{kind}")(row.getSchema().indexOf(name))
 
 
-def _files(snapshot: Any) -> list[Any] | None:
-    """The files of a version within the table's folder, if the checksum file names them and they are few; else None."""
-    checksum = value(snapshot.checksumOpt())
-    files = value(checksum.allFiles()) if checksum and do_files_tell_all(snapshot) else None
-    if files is None or files.size() > _FEW_FILES:
-        return None
-    found = list(each(files))
-    return found if all(is_inside(str(file.path())) for file in found) else None
+def _removed(spark: SparkSession, file: File) -> Any:
+    """The action that takes a file out of a table."""
+    added = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": file.modified_at}
+    action = java_class(spark, "org.apache.spark.sql.delta.actions.Action")
+    return action.fromJson(json.dumps({"add": {**added, "dataChange": True}})).remove()

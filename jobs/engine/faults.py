@@ -64,6 +64,16 @@ def log_problem(table: str, error: BaseException) -> AssayError | None:
     )
 
 
+def log_contradiction(table: str, version: int) -> AssayError:
+    """A Delta log that has lost something."""
+    files = f"{table}/_delta_log/{version:020}"
+    return AssayError(
+        f"the Delta log of {table} is damaged: its files are not those that {files}.crc sums up, as where {files}.json "
+        "or one before it is empty",
+        _WAY_OUT,
+    )
+
+
 def _innermost(text: str) -> str:
     causes = _CAUSE.findall(text)
     return causes[-1].rpartition(".")[2] if causes else "unknown cause"

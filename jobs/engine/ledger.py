@@ -15,7 +15,7 @@ from jobs.engine.batches import FileEvent, History, Kind, Request
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END
-from jobs.engine.local_rows import local_rows
+from jobs.engine.local_rows import local_rows, no_rows
 from jobs.engine.rules import RuleResult
 
 FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
@@ -262,7 +262,7 @@ class Ledger:
 
     def _read(self, table: str, schema: str) -> DataFrame:
         if not self._lake.exists(table):
-            return local_rows(self._lake.spark, [], schema)
+            return no_rows(self._lake.spark, schema)
         return self._lake.read(table)
 
     def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:

@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.local_rows import no_rows
 from jobs.engine.sources import SOURCES_FOLDER, Rule
 
 VIOLATIONS = "_violations"
@@ -132,7 +133,7 @@ def check_expressions(
     `tables`: the tables that `references` may name; their columns alone matter.
     """
     # The columns alone: analysing the parser's own plan again for each rule would cost seconds.
-    parsed = parsed.sparkSession.createDataFrame([], parsed.schema)
+    parsed = no_rows(parsed.sparkSession, parsed.schema)
     for number, rule in enumerate(rules):
         place = f"{SOURCES_FOLDER / source}.yaml, tables.{table}.rules[{number}]"
         if rule.expression is None:

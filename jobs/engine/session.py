@@ -63,6 +63,8 @@ def start_session(
         spark = SparkSession.builder.appName("assay").getOrCreate()
     for name in _ASKED_FOR_BY_PYSPARK:
         setattr(spark._jvm, name, getattr(spark._jvm, name))
+    if not str(spark.sparkContext.master).startswith("yarn"):
+        _forget_yarn(spark)
     _verify_settings(spark)
     return spark
 
@@ -90,6 +92,17 @@ def java_class(spark: SparkSession, name: str) -> Any:
     all jars, which takes a millisecond for a class that is found in 30 microseconds.
     """
     return getattr(spark._jvm, name)
+
+
+def _forget_yarn(spark: SparkSession) -> None:
+    """Takes the defaults of YARN, which is not there, out of Hadoop's settings.
+
+    They are half of these, and Spark copies them, and packs and unpacks them, with every query, job and task.
+    """
+    settings = spark.sparkContext._jsc.hadoopConfiguration()
+    names = java_class(spark, "java.lang.String").join(" ", settings.getPropsWithPrefix("yarn.").keySet())
+    for name in names.split():
+        settings.unset(f"yarn.{name}")
 
 
 def _verify_settings(spark: SparkSession) -> None:

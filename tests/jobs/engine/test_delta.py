@@ -78,7 +78,7 @@ def test_rows_are_added_in_a_commit_of_their_own_and_as_delta_does_it_where_colu
     assert added("SELECT 3 AS id", 4) is None
     assert lake.append_once(spark.sql("SELECT 'Cyd' AS name, 3 AS id, 'Bonn' AS city"), "t", "writer", 4)
     everything = {(1, "Ann", None), (2, "Bob", None), (3, "Cyd", "Bonn")}
-    for read in (lake.read, lake.read_for_audit, lake.read_log):
+    for read in (lake.read, lake.read, lake.read_log):
         assert {tuple(row) for row in read("t").collect()} == everything
     forget_tables(spark)
     assert not Lakehouse(spark, lake.root).append_once(spark.sql("SELECT 3 AS id"), "t", "writer", 4)
@@ -168,7 +168,7 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     assert lake.read("gold/s/t", second).collect() == newest.collect()
     assert [asks_the_log(version) for version in (first, second, None)] == [True, False, False]
 
-    # Somebody else's write, and one more; other columns, of which the checksum file says nothing; a table without rows.
+    # Somebody else's write, and one more; other columns; a table without rows.
     Lakehouse(spark, lake.root).overwrite(spark.sql("SELECT 3 AS id, 'Bob' AS name"), "gold/s/t")
     assert (lake.read("gold/s/t").collect(), asks_the_log()) == ([Row(id=3, name="Bob")], False)
     assert lake.read("gold/s/t", second).collect() == newest.collect()
@@ -176,7 +176,7 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     assert sorted(lake.read("gold/s/t").collect()) == [Row(id=3, name="Bob"), Row(id=4, name="Cyd")]
     assert not asks_the_log()
     lake.overwrite(spark.sql("SELECT 5 AS id, date '2024-05-01' AS day"), "gold/s/t")
-    assert (lake.read("gold/s/t").collect(), asks_the_log()) == ([Row(id=5, day=date(2024, 5, 1))], True)
+    assert (lake.read("gold/s/t").collect(), asks_the_log()) == ([Row(id=5, day=date(2024, 5, 1))], False)
     lake.overwrite(spark.sql("SELECT 6 AS id WHERE false"), "gold/s/t")
     assert (lake.read("gold/s/t").collect(), lake.read("gold/s/t").columns) == ([], ["id"])
 
@@ -199,52 +199,60 @@ def test_a_small_table_is_read_by_the_names_of_its_files_and_others_as_the_log_s
     (tmp_path / "odd [name] & ü/gold/s/u/_delta_log/00000000000000000000.crc").unlink()
     forget_tables(spark)
     lake = Lakehouse(spark, lake.root)
-    assert (lake.read("gold/s/u").count(), asks_the_log(table="gold/s/u")) == (3, True)
-    assert lake.read_for_audit("gold/s/u").count() == 3
+    assert (lake.read("gold/s/u").count(), asks_the_log(table="gold/s/u")) == (3, False)
 
 
-def test_what_the_log_says_is_found_with_and_without_checkpoints_and_whatever_the_checksum_file_says(
+def test_what_the_log_says_is_found_with_and_without_checkpoints_and_held_against_the_checksum_file(
     tmp_path: Path, spark: SparkSession
 ) -> None:
     lake = Lakehouse(spark, str(tmp_path / "odd [name] & ü"))
 
     def asks_delta() -> bool:
-        leaves = lake.read_for_audit("t")._jdf.queryExecution().analyzed().collectLeaves().head()
+        leaves = lake.read("t")._jdf.queryExecution().analyzed().collectLeaves().head()
         return "LogicalRelation" in leaves.nodeName() and "Delta" in leaves.relation().fileFormat().getClass().getName()
 
-    for number in range(12):
+    with session_settings(spark, {"spark.databricks.delta.properties.defaults.checkpointInterval": "10"}):
+        lake.append_once(spark.sql("SELECT 0 AS id"), "t", "writer", 1)
+    for number in range(1, 12):
         lake.append_once(spark.sql(f"SELECT {number} AS id"), "t", "writer", number + 1)
     logs = Path(lake.path("t"), "_delta_log")
     assert list(logs.glob("*10.checkpoint*")), "what follows is to start from one"
     everything = list(range(12))
-    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
+    assert (ids(lake.read("t")), asks_delta()) == (everything, False)
     lake.replace_once(spark.sql("SELECT 20 AS id"), "t", "id = 20", "writer", 13)
     spark.sql(f"DELETE FROM delta.`{lake.path('t')}` WHERE id IN (0, 11)")
     everything = [*range(1, 11), 20]
-    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
+    assert (ids(lake.read("t")), asks_delta()) == (everything, False)
 
-    # A checksum file that has lost a file is believed where a table is read, so that its accounts are not.
+    # One that has lost a file, or has another one in its place, does not agree with the checksum file.
     newest = logs / f"{lake.version('t') or 0:020}.crc"
-    checksum = json.loads(newest.read_text())
-    checksum["allFiles"].pop()
-    newest.write_text(json.dumps(checksum))
+    text = newest.read_text()
     newest.with_name(f".{newest.name}.crc").unlink(missing_ok=True)
+    for name in ("numFiles", "tableSizeBytes"):
+        checksum = json.loads(text)
+        newest.write_text(json.dumps({**checksum, name: checksum[name] + 1}))
+        forget_tables(spark)
+        damaged = Lakehouse(spark, lake.root)
+        with pytest.raises(
+            AssayError, match="the Delta log of t is damaged: its files are not those that t/_delta_log/0"
+        ):
+            damaged.read("t")
+        assert ids(damaged.read_log("t")) == everything
+    newest.write_text(text)
     forget_tables(spark)
     lake = Lakehouse(spark, lake.root)
-    assert len(ids(lake.read("t")) or []) == len(everything) - 1
-    assert (ids(lake.read_for_audit("t")), asks_delta()) == (everything, False)
 
     # A table without rows; many files; rows that may be deleted in their file.
     lake.overwrite(spark.range(1).where("false"), "t")
-    assert (lake.read_for_audit("t").collect(), lake.read_for_audit("t").columns) == ([], ["id"])
+    assert (lake.read("t").collect(), lake.read("t").columns) == ([], ["id"])
     lake.overwrite(spark.range(50).repartition(50), "t")
-    assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(50)), True)
+    assert (ids(lake.read("t")), asks_delta()) == (list(range(50)), True)
     lake.overwrite(spark.range(50).coalesce(1), "t")
     assert not asks_delta()
     vectors = "'delta.enableDeletionVectors' = 'true'"
     spark.sql(f"ALTER TABLE delta.`{lake.path('t')}` SET TBLPROPERTIES ({vectors})")
     spark.sql(f"DELETE FROM delta.`{lake.path('t')}` WHERE id > 6")
-    assert (ids(lake.read_for_audit("t")), asks_delta()) == (list(range(7)), True)
+    assert (ids(lake.read("t")), asks_delta()) == (list(range(7)), True)
 
 
 def test_who_has_written_what_is_known_with_and_without_the_checksum_file(tmp_path: Path, spark: SparkSession) -> None:
