@@ -160,8 +160,7 @@ class Lakehouse:
         A table that is not there yet gets the properties.
         """
         # Such a table is read whole: no values of its rows in the log.
-        write = frame.write.options(**{INDEXED_COLUMNS: "0", **(properties or {})})
-        return self._replace_all(frame, write, table, self._snapshot(table))
+        return self._replace_all(frame, table, self._snapshot(table), {INDEXED_COLUMNS: "0", **(properties or {})})
 
     def replace(self, frame: DataFrame, table: str, where: str) -> int:
         """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
@@ -170,8 +169,7 @@ class Lakehouse:
 
     def append(self, frame: DataFrame, table: str) -> int:
         """Adds rows to a table, or makes it of them; returns the new version."""
-        before = self._snapshot(table)
-        return self._commit_or_save(delta_log.append, frame, frame.write.mode("append"), table, before)
+        return self._add(frame, table, self._snapshot(table), {})
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
@@ -193,29 +191,44 @@ class Lakehouse:
     def _save(self, write: DataFrameWriter, table: str) -> None:
         write.format("delta").save(self.path(table))
 
-    def _replace_all(self, frame: DataFrame, write: DataFrameWriter, table: str, before: Any, *once: Any) -> int:
-        """Replaces the rows of snapshot `before`, or makes the table; as Delta does it, if it must. `once`: (writer,
-        number), if the write is to have one, as `write` has then. Returns the new version.
+    def _add(self, frame: DataFrame, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
+        """Adds rows to a table that is at snapshot `before`, or makes it of them; as Delta does it, if it must.
+
+        Returns the new version. A new table gets the properties. `once`: (writer, number), if the write is to have one.
         """
-        write = _replacing(write, before.version() >= 0)
-        return self._commit_or_save(delta_log.overwrite, frame, write, table, before, *once)
+        write = _once(frame.write.mode("append").option("mergeSchema", "true"), *once)
+        return self._commit_or_save(delta_log.append, frame, write, table, before, properties, *once)
+
+    def _replace_all(self, frame: DataFrame, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
+        """The same for rows that take the place of all others, and of a table's columns."""
+        write = _once(frame.write.mode("overwrite").option("overwriteSchema", "true"), *once)
+        return self._commit_or_save(delta_log.overwrite, frame, write, table, before, properties, *once)
 
     def _commit_or_save(
-        self, commit: Callable[..., int | None], frame: DataFrame, write: DataFrameWriter, table: str, before: Any,
+        self,
+        commit: Callable[..., int | None],
+        frame: DataFrame,
+        write: DataFrameWriter,
+        table: str,
+        before: Any,
+        properties: Mapping[str, str],
         *once: Any,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Lets `commit` write `frame` to a table that is at snapshot `before`; lets Delta, by `write`, if that may not.
 
         Returns the new version. Raises AssayError if it may not because the table is at another version by now: the
         same may have been written.
         """
-        if before.version() >= 0:
-            version = commit(frame, self._log(table), before.version(), *once)
-            if version is not None:
-                return version
+        log = self._log(table)
+        if before.version() < 0:
+            version = delta_log.create(frame, log, properties, *once)
+        else:
+            version = commit(frame, log, before.version(), *once)
+        if version is not None:
+            return version
         if self._snapshot(table).version() != before.version():
             raise AssayError(f"{table}: another process has written to it since this one looked", LET_IT_END)
-        self._save(write, table)
+        self._save(write if before.version() >= 0 else write.options(**properties), table)
         return self._newest(table)
 
     def _newest(self, table: str) -> int:
@@ -236,18 +249,16 @@ class Lakehouse:
         before = self._snapshot(table)
         if delta_log.numbers(before).get(writer, 0) >= number:
             return False
-        write, is_there = frame.write.options(txnAppId=writer, txnVersion=str(number)), before.version() >= 0
-        if not is_there:
-            write = write.option(INDEXED_COLUMNS, str(min(_MOST_INDEXED, _own_columns(frame))))
+        is_there = before.version() >= 0
+        properties = {INDEXED_COLUMNS: str(min(_MOST_INDEXED, _own_columns(frame)))}
         if is_there and (mode == "append" or where is not None):
             _verify_types(table, delta_log.schema(before), frame.schema)
         if mode == "append":
-            write = write.mode("append").option("mergeSchema", "true")
-            self._commit_or_save(delta_log.append, frame, write, table, before, writer, number)
+            self._add(frame, table, before, properties, writer, number)
         elif where is not None and is_there:
-            self._save(_replacing_rows(write, where), table)
+            self._save(_once(_replacing_rows(frame.write, where), writer, number), table)
         else:
-            self._replace_all(frame, write, table, before, writer, number)
+            self._replace_all(frame, table, before, properties, writer, number)
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
@@ -336,12 +347,9 @@ class Lakehouse:
         return self._logs[table]
 
 
-def _replacing(writer: DataFrameWriter, is_there: bool) -> DataFrameWriter:
-    """The writer of rows that take the place of all others, and of a table's columns, if the table is there.
-
-    Of a new table, too, Delta would ask which files there are, with a query.
-    """
-    return writer.mode("overwrite").option("overwriteSchema", "true") if is_there else writer.mode("append")
+def _once(write: DataFrameWriter, writer: str | None = None, number: int = 0) -> DataFrameWriter:
+    """The writer with a number, if it is to have one, for Delta to write down."""
+    return write.options(txnAppId=writer, txnVersion=str(number)) if writer else write
 
 
 def _replacing_rows(writer: DataFrameWriter, where: str) -> DataFrameWriter:

@@ -6,7 +6,9 @@ library for other engines, goes through the log without any, and finds the files
 """
 
 import json
-from collections.abc import Collection, Iterator
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,29 @@ def of_table(spark: SparkSession, path: str) -> Any:
 def newest(spark: SparkSession, log: Any) -> Any:
     """The newest state of a log, of which Delta reads what it does not know yet."""
     return log.update(False, none(spark), none(spark))
+
+
+def create(
+    frame: DataFrame, log: Any, properties: Mapping[str, str], writer: str | None = None, number: int = 0
+) -> int | None:
+    """Makes a table of the rows of `frame`, with these properties; returns its version.
+
+    The commit says that `writer` has written `number`, if given. None, and nothing is done, if there is a table, or if
+    a column's type is not known (NULL alone), of which Delta is to say what it does.
+    """
+    transaction, columns = log.startTransaction(), frame._jdf.schema().asNullable()  # as Delta keeps them
+    if transaction.snapshot().version() >= 0 or '"void"' in columns.json():
+        return None
+    metadata = {
+        "id": str(uuid.uuid4()),
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": columns.json(),
+        "partitionColumns": [],
+        "configuration": dict(properties),
+        "createdTime": int(time.time() * 1000),
+    }
+    transaction.updateMetadata(_action(frame.sparkSession, "metaData", metadata), False)
+    return _commit(frame, transaction, "Append", [], writer, number)
 
 
 def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
@@ -156,8 +181,9 @@ def _commit(frame: DataFrame, transaction: Any, mode: str, gone: list[Any], writ
     save_mode = java_class(spark, "org.apache.spark.sql.SaveMode").valueOf(mode)
     write = java_class(spark, "org.apache.spark.sql.delta.DeltaOperations$Write")
     operation, added = write(save_mode, *[none(spark)] * 8), transaction.writeFiles(frame._jdf)
-    if added.isEmpty() and not actions:
-        return int(transaction.snapshot().version())
+    before = int(transaction.snapshot().version())
+    if added.isEmpty() and not actions and before >= 0:
+        return before
     return int(transaction.commit(added.concat(others), operation))
 
 
@@ -187,5 +213,9 @@ def _field(row: Any, name: str, kind: str) -> Any:
 def _removed(spark: SparkSession, file: File) -> Any:
     """The action that takes a file out of a table."""
     added = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": file.modified_at}
-    action = java_class(spark, "org.apache.spark.sql.delta.actions.Action")
-    return action.fromJson(json.dumps({"add": {**added, "dataChange": True}})).remove()
+    return _action(spark, "add", {**added, "dataChange": True}).remove()
+
+
+def _action(spark: SparkSession, kind: str, content: Mapping[str, Any]) -> Any:
+    """An action of a commit, as Delta writes it."""
+    return java_class(spark, "org.apache.spark.sql.delta.actions.Action").fromJson(json.dumps({kind: content}))

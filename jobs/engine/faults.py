@@ -26,6 +26,8 @@ _WAY_OUT = (
     "folder: the next run makes it anew; or refine the raw files into a new lakehouse (ASSAY_LAKEHOUSE), which "
     "is then to take over (assay run --take-over)"
 )
+# The last two: it has made the table, or has given it other columns.
+_CONFLICTS = ("CONCURRENT_", "PROTOCOL_CHANGED", "METADATA_CHANGED")
 LET_IT_END = "another run writes to this lakehouse at the same time; let it end, then run again"
 
 
@@ -49,7 +51,7 @@ def explained(error: BaseException) -> AssayError | None:
             "if it is new in a silver table, the rows that are there have to be refined anew: assay run --source ... "
             "--from <the first day of all>; or else mend the transform",
         )
-    if "[DELTA_CONCURRENT_" in text:
+    if any(f"[DELTA_{kind}" in text for kind in _CONFLICTS):
         return AssayError("another process wrote to a table of the lakehouse while this one did", LET_IT_END)
     return None
 

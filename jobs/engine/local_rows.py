@@ -29,7 +29,7 @@ def local_rows(spark: SparkSession, rows: Sequence[Mapping[str, Any]], schema: s
 
 
 def no_rows(spark: SparkSession, schema: StructType | str) -> DataFrame:
-    """A DataFrame of these columns (a string: in DDL) without rows, as its plan shows, so that no task looks for any."""
+    """A DataFrame of these columns (or DDL) without rows, as its plan shows: no task has to look for any."""
     if isinstance(schema, str):
         columns = java_class(spark, "org.apache.spark.sql.types.StructType").fromDDL(schema)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -58,6 +59,62 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     with pytest.raises(AssayError, match="t: Delta dropped write 4 of writer, as if it had been made before"):
         lake.append_once(wider, "t", "writer", 4)
     assert lake.read("t").count() == 3
+
+
+def test_a_new_table_is_made_by_the_commit_that_delta_makes_which_does_it_where_a_column_has_no_type(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path / "odd [name] & ü"))
+    rows = spark.sql("SELECT 1L AS _batch_id, 'Ann' AS name, array(named_struct('n', date'2024-01-01')) AS list")
+
+    def first_commit(table: str) -> dict[str, Any]:
+        log = Path(lake.path(table), "_delta_log/00000000000000000000.json")
+        actions = {kind: said for line in log.read_text().splitlines() for kind, said in json.loads(line).items()}
+        for kind, own in {"metaData": ("id", "createdTime"), "txn": ("lastUpdated",)}.items():
+            for name in own:
+                actions[kind].pop(name, None)
+        stats = json.loads(actions["add"]["stats"])
+        return {**{kind: actions[kind] for kind in ("protocol", "metaData", "txn")}, "stats": stats}
+
+    assert lake.append_once(rows, "own", "writer", 1)
+    deltas = rows.write.format("delta").options(txnAppId="writer", txnVersion="1")
+    deltas.option("delta.dataSkippingNumIndexedCols", "1").save(lake.path("delta"))
+    assert first_commit("own") == first_commit("delta")
+    assert (lake.written_through("own", "writer"), lake.file_count("own")) == (1, 1)
+    assert lake.read("own").collect() == lake.read_log("own").collect() == rows.collect()
+
+    assert delta_log.create(rows, lake._log("own"), {}) is None, "there is one"
+    assert lake.overwrite(rows.where("false"), "empty", {"delta.logRetentionDuration": "interval 9 days"}) == 0
+    empty = lake.read("empty")
+    assert (empty.dtypes, empty.count(), lake.file_count("empty")) == (rows.dtypes, 0, 0)
+    assert lake.table_property("empty", "delta.logRetentionDuration") == "interval 9 days"
+    unknown = rows.withColumn("nothing", F.lit(None))
+    assert delta_log.create(unknown, lake._log("unknown"), {}) is None
+    assert lake.overwrite(unknown, "unknown", {"delta.logRetentionDuration": "interval 9 days"}) == 0
+    assert lake.read_log("unknown").select(*rows.columns).collect() == rows.collect()
+    assert lake.table_property("unknown", "delta.logRetentionDuration") == "interval 9 days"
+    with pytest.raises(AnalysisException, match="DELTA_INVALID_CHARACTERS_IN_COLUMN_NAME"):
+        lake.overwrite(rows.withColumnRenamed("name", "a name"), "blank")
+
+
+def test_a_table_that_another_process_makes_meanwhile_is_not_made_twice(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = Lakehouse(spark, str(tmp_path)), Lakehouse(spark, str(tmp_path))
+
+    def writes_too_early(*args: Any) -> int:
+        monkeypatch.undo()
+        other.append_once(spark.sql("SELECT 1 AS id"), "t", "writer", 1)
+        return commit(*args)
+
+    commit = delta_log._commit
+    monkeypatch.setattr(delta_log, "_commit", writes_too_early)
+    with pytest.raises(Exception, match="DELTA_") as raised:
+        lake.append_once(spark.sql("SELECT 1 AS id"), "t", "writer", 1)
+    error = explained(raised.value)
+    assert error is not None
+    assert error.message == "another process wrote to a table of the lakehouse while this one did"
+    assert ids(lake.read_log("t")) == [1]
 
 
 def test_rows_are_added_in_a_commit_of_their_own_and_as_delta_does_it_where_columns_differ(
