@@ -17,6 +17,7 @@ from threading import Thread
 import pytest
 
 from jobs.engine.database import Database
+from jobs.engine.session import JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, _default
 from scripts.spark_health import find_problem, master_state
 from tests.conftest import FAST_FOR_FEW_ROWS, Sample
 from tests.lab import Place
@@ -150,12 +151,11 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     shutil.copytree(Path(sample.place.settings.lakehouse, "ops/id_secrets"), secrets)
     submit = ["spark-submit", "--properties-file", "conf/spark-defaults.conf"]
     submit += ["--master", cluster.url, "--executor-memory", "900m"]
-    java = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     light = {
         **FAST_FOR_FEW_ROWS,
         "spark.driver.memory": "1g",
-        "spark.driver.extraJavaOptions": f"{java} -Dlog4j2.configurationFile=conf/log4j2.properties",
-        "spark.executor.extraJavaOptions": java,
+        JAVA_OPTIONS: f"{_default(PROJECT / 'conf/spark-defaults.conf', JAVA_OPTIONS)} {JAVA_FOR_FEW_ROWS}",
+        "spark.executor.extraJavaOptions": f"-Duser.timezone=UTC {JAVA_FOR_FEW_ROWS} -XX:ReservedCodeCacheSize=240m",
     }
     submit += [word for name, value in light.items() for word in ("--conf", f"{name}={value}")]
     environment = other.environment() | {"ASSAY_LANDING": sample.place.settings.landing}

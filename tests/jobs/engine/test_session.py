@@ -85,6 +85,20 @@ def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: Spark
     assert start_session() == spark
 
 
+def test_hadoop_has_settings_of_yarn_only_where_spark_runs_on_it(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = spark.sparkContext._jsc.hadoopConfiguration()
+    settings.set("yarn.resourcemanager.hostname", "manager.example")
+    with monkeypatch.context() as patch:
+        patch.setattr(spark.sparkContext, "master", "yarn")
+        start_session()
+    assert settings.get("yarn.resourcemanager.hostname") == "manager.example"
+    start_session()
+    assert settings.getPropsWithPrefix("yarn.").isEmpty()
+    assert settings.get("fs.defaultFS"), "all else is there"
+
+
 def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:
     log = tmp_path / "data/logs" / LOG
     with _opened(log) as file:
