@@ -20,6 +20,7 @@ def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
 
     names: list[tuple[Any, str, Callable[..., str]]] = [
         (DataFrameWriter, "save", lambda *a: f"save {table(*a)}"),
+        (delta_log, "create", lambda *a: f"create {table(*a)}"),
         (delta_log, "overwrite", lambda *a: f"overwrite {table(*a)}"),
         (delta_log, "append", lambda *a: f"append {table(*a)}"),
         (DataFrameWriter, "parquet", lambda *a: f"write {table(*a)}"),
