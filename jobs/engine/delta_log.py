@@ -72,15 +72,11 @@ def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = Non
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
     `version`, has other columns, or if its files are many or not known.
     """
-    transaction = log.startTransaction()
-    if not _is_as_expected(transaction, frame, version):
-        return None
-    there = files(frame.sparkSession, transaction.snapshot())
+    transaction, spark = log.startTransaction(), frame.sparkSession
+    there = files(spark, transaction.snapshot()) if _is_as_expected(transaction, frame, version) else None
     if there is None:
         return None
-    return _commit(
-        frame, transaction, "Overwrite", [_removed(frame.sparkSession, file) for file in there], writer, number
-    )
+    return _commit(frame, transaction, "Overwrite", [_removed(spark, file) for file in there], writer, number)
 
 
 def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
