@@ -257,7 +257,7 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
         raise AssayError(
             f"{full_name} has other columns now ({now}) than in release {to} ({was}); {_UNTOUCHED}", _WHY_REFUSED
         ) from None
-    types_now = {column.name: column.dataType.simpleString() for column in run.lake.read(path).schema}
+    types_now = {column.name: column.dataType.simpleString() for column in run.lake.read_log(path).schema}
     for column in frame.schema:
         if types_now.get(column.name, was := column.dataType.simpleString()) != was:
             raise AssayError(

@@ -45,13 +45,12 @@ def make(archive: Path) -> bool:
 
 def _work(spark: SparkSession, folder: Path) -> None:
     """A little of what each run does."""
-    table, raw = str(folder / "table"), folder / "raw.csv"
+    lake, raw = Lakehouse(spark, str(folder)), folder / "raw.csv"
     raw.write_text("number,text\n1,one\n2,two\n2,two\n", encoding="utf-8")
     rows = spark.read.csv(str(raw), header=True).selectExpr("try_cast(number AS BIGINT) AS number", "text").distinct()
-    for mode in ("overwrite", "append"):
-        rows.write.format("delta").mode(mode).save(table)
-    written = Lakehouse(spark, str(folder)).read("table")
-    written.join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
+    for write in (lake.append, lake.append, lake.overwrite):
+        write(rows, "table")
+    lake.read("table").join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
 
 
 def main() -> None:

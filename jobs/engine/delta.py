@@ -11,7 +11,7 @@ from pyspark.sql.types import StructType
 
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
-from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
+from jobs.engine.faults import LET_IT_END, log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.local_rows import no_rows
 from jobs.engine.readers import spark_paths
@@ -65,8 +65,10 @@ class Lakehouse:
         Of the newest version of a table of few files, Kernel finds them in the log. To find them, Delta would run two
         queries, which for such a table take longer than reading it.
         """
+        if version not in (None, self.version(table)):
+            return self.read_log(table, version)
         known = self._newest_files(table)
-        if known.paths is None or version not in (None, known.version):
+        if known is None or known.paths is None:
             return self.read_log(table, version)
         if not known.paths:
             return no_rows(self.spark, known.schema)
@@ -196,7 +198,9 @@ class Lakehouse:
 
         Returns the new version. A new table gets the properties. `once`: (writer, number), if the write is to have one.
         """
-        write = _once(frame.write.mode("append").option("mergeSchema", "true"), *once)
+        # Rows with a number are a source's; those of the ledger have the columns that there are.
+        merge = {"mergeSchema": "true"} if once else {}
+        write = _once(frame.write.mode("append").options(**merge), *once)
         return self._commit_or_save(delta_log.append, frame, write, table, before, properties, *once)
 
     def _replace_all(self, frame: DataFrame, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
@@ -277,18 +281,18 @@ class Lakehouse:
                     return bool(action.version() == number)
         return False
 
-    def _newest_files(self, table: str) -> _Files:
-        """The files of a table's newest version.
+    def _newest_files(self, table: str) -> _Files | None:
+        """The files of a table's newest version; None if there is no table.
 
-        Raises AssayError if the log does not have those that the checksum file beside its newest commit sums up.
+        Raises AssayError if the log has lost some.
         """
         snapshot = self._snapshot(table)
         identity, version = str(snapshot.metadata().id()), int(snapshot.version())
+        if version < 0:
+            return None
         known = self._files.get(table)
         if known is None or (known.identity, known.version) != (identity, version):
-            found = delta_log.files(self.spark, snapshot) if version >= 0 else None
-            if found is not None and not delta_log.are_as_summed_up(found, snapshot):
-                raise log_contradiction(table, version)
+            found = delta_log.files(self.spark, snapshot)
             paths = None if found is None else spark_paths(self.path(table), [file.path for file in found])
             known = self._files[table] = _Files(identity, version, delta_log.schema(snapshot), paths)
         return known

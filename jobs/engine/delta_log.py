@@ -8,14 +8,16 @@ library for other engines, goes through the log without any, and finds the files
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.engine.faults import log_contradiction
 from jobs.engine.landing import hadoop_configuration
 from jobs.engine.session import java_class
 
@@ -93,25 +95,23 @@ def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, 
 
 
 def files(spark: SparkSession, snapshot: Any) -> list[File] | None:
-    """The files that have all rows of a version, as Kernel finds them in the log; None if many, or not all of it."""
+    """The files that have all rows of a version, as Kernel finds them in the log; None if many, or not all of it.
+
+    Raises AssayError if they are not as many, of as many bytes, as the checksum file says, if that is there and they
+    are to be few: to Delta, a commit of which nothing is left has changed nothing, and the files of the one before it
+    come back.
+    """
     checksum = value(snapshot.checksumOpt())
     if not do_files_tell_all(snapshot) or (checksum and checksum.numFiles() > _FEW_FILES):
         return None
+    path, version = snapshot.path().getParent().toString(), int(snapshot.version())
     try:
-        found = _files(spark, snapshot.path().getParent().toString(), int(snapshot.version()))
-    except Py4JJavaError:  # what is wrong with a log, Delta is to say
+        found = _files(spark, path, version)
+    except (Py4JJavaError, PySparkException):  # what is wrong with a log, Delta is to say
         return None
+    if checksum and (len(found), sum(file.size for file in found)) != (checksum.numFiles(), checksum.tableSizeBytes()):
+        raise log_contradiction(path, version)
     return found if len(found) <= _FEW_FILES and all(is_inside(file.path) for file in found) else None
-
-
-def are_as_summed_up(files: Collection[File], snapshot: Any) -> bool:
-    """Whether these are as many files, of as many bytes, as the checksum file says that a version has, if it is there.
-
-    A commit of which nothing is left is to Delta one that changed nothing: the rows of the one before would come back.
-    """
-    checksum = value(snapshot.checksumOpt())
-    found = len(files), sum(file.size for file in files)
-    return not checksum or found == (checksum.numFiles(), checksum.tableSizeBytes())
 
 
 def do_files_tell_all(snapshot: Any) -> bool:

@@ -66,12 +66,11 @@ def log_problem(table: str, error: BaseException) -> AssayError | None:
     )
 
 
-def log_contradiction(table: str, version: int) -> AssayError:
-    """A Delta log that has lost something."""
-    files = f"{table}/_delta_log/{version:020}"
+def log_contradiction(path: str, version: int) -> AssayError:
+    """The Delta log of the table at `path` has lost something."""
     return AssayError(
-        f"the Delta log of {table} is damaged: its files are not those that {files}.crc sums up, as where {files}.json "
-        "or one before it is empty",
+        f"the Delta log of {path} is damaged: it does not have the files that {version:020}.crc sums up; its newest "
+        f"commit, {version:020}.json, or one before it is perhaps empty",
         _WAY_OUT,
     )
 

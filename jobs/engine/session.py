@@ -95,13 +95,16 @@ def java_class(spark: SparkSession, name: str) -> Any:
 
 
 def _forget_yarn(spark: SparkSession) -> None:
-    """Takes the defaults of YARN, which is not there, out of Hadoop's settings.
+    """Takes the defaults of YARN, which is not there, out of Hadoop's settings; those that are set otherwise stay.
 
-    They are half of these, and Spark copies them, and packs and unpacks them, with every query, job and task.
+    They are half of all, and Spark copies them, and packs and unpacks them, with every query, job and task.
     """
     settings = spark.sparkContext._jsc.hadoopConfiguration()
-    names = java_class(spark, "java.lang.String").join(" ", settings.getPropsWithPrefix("yarn.").keySet())
-    for name in names.split():
+    defaults = java_class(spark, "org.apache.hadoop.conf.Configuration")(False)
+    defaults.addResource("yarn-default.xml")
+    found = settings.getPropsWithPrefix("yarn.")
+    found.entrySet().retainAll(defaults.getPropsWithPrefix("yarn.").entrySet())
+    for name in java_class(spark, "java.lang.String").join(" ", found.keySet()).split():
         settings.unset(f"yarn.{name}")
 
 

@@ -85,18 +85,22 @@ def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: Spark
     assert start_session() == spark
 
 
-def test_hadoop_has_settings_of_yarn_only_where_spark_runs_on_it(
+def test_hadoop_has_the_defaults_of_yarn_only_where_spark_runs_on_it(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = spark.sparkContext._jsc.hadoopConfiguration()
-    settings.set("yarn.resourcemanager.hostname", "manager.example")
+    default, own = "yarn.resourcemanager.max-completed-applications", "yarn.resourcemanager.hostname"
+    settings.set(default, "1000")
+    settings.set(own, "manager.example")
     with monkeypatch.context() as patch:
         patch.setattr(spark.sparkContext, "master", "yarn")
         start_session()
-    assert settings.get("yarn.resourcemanager.hostname") == "manager.example"
+    assert (settings.get(default), settings.get(own)) == ("1000", "manager.example")
     start_session()
-    assert settings.getPropsWithPrefix("yarn.").isEmpty()
+    assert (settings.get(default), settings.get(own)) == (None, "manager.example")
+    assert len(settings.getPropsWithPrefix("yarn.")) < 60, "there are over 500"
     assert settings.get("fs.defaultFS"), "all else is there"
+    settings.unset(own)
 
 
 def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:
