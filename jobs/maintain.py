@@ -101,8 +101,13 @@ class Kept:
 
 
 def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> Maintenance:
-    """Compacts, removes what is no longer needed, trims the ops tables and takes away what crashes have left."""
-    report = Maintenance(dry_run)
+    """Compacts, removes what is no longer needed, trims the ops tables and takes away what crashes have left.
+
+    Raises AssayError, and does nothing, if a table's log has lost files: they would be removed for good.
+    """
+    report, tables = Maintenance(dry_run), _tables(run)
+    for path in tables:
+        run.lake.verify_log(path)
     target, kept = _releases(run, report)
     _trim(run, target, report)
     moved: dict[str, tuple[int, int]] = {}
@@ -121,7 +126,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
     # Most tables are small, and Spark plans longer than it works: a few at a time.
     with ThreadPoolExecutor(max_workers=_TABLES_AT_ONCE) as pool:
         with session_settings(run.spark, _OPTIMIZE):
-            report.tables += pool.map(compact, _tables(run))
+            report.tables += pool.map(compact, tables)
         _carry_over(run, founded, moved)
         if target and not dry_run:
             _bring_documents(run, sources, target, moved)

@@ -74,6 +74,10 @@ class Lakehouse:
             return no_rows(self.spark, known.schema)
         return self.spark.read.schema(known.schema).parquet(*known.paths)
 
+    def verify_log(self, table: str) -> None:
+        """Raises AssayError if the log of a table of few files has lost some of them."""
+        self._newest_files(table)
+
     def read_log(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now, as Delta finds them in the log itself."""
         reader = self.spark.read.format("delta")

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from jobs.engine.errors import AssayError
 
-_READING = re.compile(r"Encountered error while reading file (\S+?)\.\s")
+FAILED_FILE = re.compile(r"Encountered error while reading file (\S+)\.\s")
 NO_FILE = re.compile(r"\[PATH_NOT_FOUND\] Path does not exist: (.+?)\. SQLSTATE")
 _LOG_GAP = re.compile(r"\[(DELTA_VERSIONS_NOT_CONTIGUOUS|DELTA_TRUNCATED_TRANSACTION_LOG)[.\w]*\]")
 _NO_COLUMN = re.compile(r"\[UNRESOLVED_COLUMN[.\w]*\] A column, variable, or function parameter with name (`[^`]+`)")
@@ -40,7 +40,7 @@ def explained(error: BaseException) -> AssayError | None:
             "no release is half made; make room (assay maintain removes what no kept release needs), then run again: "
             "it goes on where this one stopped",
         )
-    if found := _READING.search(text):
+    if found := FAILED_FILE.search(text):
         kind = next((said for sign, said in _KINDS.items() if sign in text), None) or _innermost(text)
         return AssayError(f"cannot read {unquote(found.group(1))}: {kind}", _WAY_OUT)
     if found := NO_FILE.search(text):

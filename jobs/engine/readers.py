@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.engine.faults import NO_FILE
+from jobs.engine.faults import FAILED_FILE, NO_FILE
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.local_rows import local_rows
 
@@ -15,7 +15,6 @@ BRONZE_OF_LINES = (
     "_raw STRING, _source_file STRING, _row_hash STRING, _batch_id BIGINT, _ingested_at TIMESTAMP, _rescued STRING"
 )
 ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: BIGINT, row: BIGINT>"
-_FAILED_FILE = re.compile(r"Encountered error while reading file (\S+)\.\s")
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _SEPARATORS = re.compile(r"[\s-]+")
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
@@ -87,7 +86,7 @@ def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | Non
     text = str(error)
     if found := NO_FILE.search(text):
         named, why = re.sub(r"\\(.)", r"\1", found.group(1)), "it is not there any longer"
-    elif found := _FAILED_FILE.search(text):
+    elif found := FAILED_FILE.search(text):
         named, causes = unquote(found.group(1)), _CAUSE.findall(text)
         why = causes[-1] if causes else "unknown cause"
     else:
