@@ -84,9 +84,8 @@ def derived_silver(source: Source) -> list[Recipe]:
     for table in source.derived_tables:
         declared = source.tables[table]
         recipe = _recipe(silver_table(source, table), source.silver_transform(table), declared, _silver(source))
-        inputs = {
-            f"rule {name}": silver_table(source, name) for name in declared.referenced
-        }  # no parameter is called so
+        # No parameter is called so.
+        inputs = {f"rule {name}": silver_table(source, name) for name in declared.referenced}
         found.append(replace(recipe, inputs={**recipe.inputs, **inputs}))
     return found
 

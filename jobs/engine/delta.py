@@ -65,7 +65,7 @@ class Lakehouse:
         Of the newest version of a table of few files, Kernel finds them in the log. To find them, Delta would run two
         queries, which for such a table take longer than reading it.
         """
-        if version not in (None, self.version(table)):
+        if version is not None and version != self.version(table):
             return self.read_log(table, version)
         known = self._newest_files(table)
         if known is None or known.paths is None:
