@@ -21,7 +21,7 @@ from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount, TableState
-from jobs.engine.local_rows import local_rows, no_rows
+from jobs.engine.local_rows import LocalRows, Rows, local_rows, no_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
@@ -214,7 +214,7 @@ def _make_empty(run: Run, source: Source, table: str) -> None:
     evaluated = gate.evaluate(_shape(run, source, table), [])
     for path, rows in (quarantine, _none_quarantined(evaluated, source.tables[table])), (target, _columns(evaluated)):
         if not run.lake.exists(path):
-            run.lake.overwrite(rows, path)
+            run.lake.overwrite(LocalRows([], rows.schema), path)
 
 
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
@@ -239,7 +239,9 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
-        quarantined = _quarantined(held_back, declared)
+        quarantined: Rows = _quarantined(held_back, declared)
+        if not any(account.rows_quarantined for account in accounts):
+            quarantined = LocalRows([], quarantined.schema)
         if _is_quarantine_ahead(run, source, table):
             run.lake.replace(quarantined, quarantine, scope.where)
         else:
@@ -286,7 +288,7 @@ def silver_writer(source: Source, table: str) -> str:
     return f"silver:{source.name}/{table}"
 
 
-def _write(run: Run, rows: DataFrame, table: str, writer: str, scope: Scope) -> None:
+def _write(run: Run, rows: Rows, table: str, writer: str, scope: Scope) -> None:
     if scope.request and not scope.rebuild:
         run.lake.replace_once(rows, table, scope.where, writer, scope.through)
     elif scope.rebuild:

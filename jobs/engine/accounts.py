@@ -54,6 +54,7 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     for number, accounted in enumerate(tables):
         for table, found in zip((accounted.table, accounted.quarantine, accounted.read_from), _FOUND, strict=True):
             if table and lake.exists(table):
+                lake.verify_log(table)
                 rows = lake.read(table)
                 if found == _TO_READ:
                     rows = rows.where(F.col("_batch_id") <= accounted.through)

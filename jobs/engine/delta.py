@@ -11,9 +11,9 @@ from pyspark.sql.types import StructType
 
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
-from jobs.engine.faults import LET_IT_END, log_problem
+from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
 from jobs.engine.landing import hadoop_configuration, hadoop_path
-from jobs.engine.local_rows import no_rows
+from jobs.engine.local_rows import LocalRows, Rows, no_rows
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES
 
@@ -29,7 +29,6 @@ class _Files:
 
     identity: str
     version: int
-    schema: StructType
     paths: list[str] | None
 
 
@@ -44,6 +43,16 @@ class Changes:
     def is_nothing(self) -> bool:
         """Whether no file came or went."""
         return self.added is None and self.removed is None
+
+
+@dataclass(frozen=True)
+class _Write:
+    """How rows go to a table: by a commit, if it is there, or as Delta does it. `once`: (writer, number), or empty."""
+
+    commit: Callable[..., delta_log.Commit | None]
+    mode: str
+    options: Mapping[str, str]
+    once: tuple[Any, ...]
 
 
 class Lakehouse:
@@ -62,21 +71,27 @@ class Lakehouse:
     def read(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now.
 
-        Of the newest version of a table of few files, Kernel finds them in the log. To find them, Delta would run two
-        queries, which for such a table take longer than reading it.
+        Of the newest version of a table of few files, Kernel finds them in the log, if this process has not written it.
+        To find them, Delta would run two queries, which for such a table take longer than reading it.
         """
-        if version is not None and version != self.version(table):
+        snapshot = self._snapshot(table)
+        paths = self._newest_files(table, snapshot) if version in (None, int(snapshot.version())) else None
+        if paths is None:
             return self.read_log(table, version)
-        known = self._newest_files(table)
-        if known is None or known.paths is None:
-            return self.read_log(table, version)
-        if not known.paths:
-            return no_rows(self.spark, known.schema)
-        return self.spark.read.schema(known.schema).parquet(*known.paths)
+        columns = delta_log.schema(snapshot)
+        return self.spark.read.schema(columns).parquet(*paths) if paths else no_rows(self.spark, columns)
 
     def verify_log(self, table: str) -> None:
-        """Raises AssayError if the log of a table of few files has lost some of them."""
-        self._newest_files(table)
+        """Raises AssayError if the log of a table of few files has lost some of them.
+
+        Also of a table that this process has written to: what is read of it later is what the log says.
+        """
+        snapshot = self._snapshot(table)
+        known = self._files.pop(table, None)
+        found = self._newest_files(table, snapshot)
+        is_same = known and (known.identity, known.version) == (snapshot.metadata().id(), snapshot.version())
+        if known and is_same and None not in (known.paths, found) and set(known.paths or []) != set(found or []):
+            raise log_contradiction(self.path(table), known.version)
 
     def read_log(self, table: str, version: int | None = None) -> DataFrame:
         """The rows of a table, as of `version` or now, as Delta finds them in the log itself."""
@@ -145,37 +160,37 @@ class Lakehouse:
         """The newest number that `writer` has written into the table; 0 if it has not written yet."""
         return delta_log.numbers(self._snapshot(table)).get(writer, 0)
 
-    def append_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
-        """Appends `frame` unless `writer` has written this `number` (or a later one) before; True if it was written.
+    def append_once(self, rows: Rows, table: str, writer: str, number: int) -> bool:
+        """Appends `rows` unless `writer` has written this `number` (or a later one) before; True if it was written.
 
         Delta drops a repeated write without a word, so this looks before and verifies after.
         """
-        return self._write_once(frame, table, writer, number, mode="append")
+        return self._write_once(rows, table, writer, number, mode="append")
 
-    def overwrite_once(self, frame: DataFrame, table: str, writer: str, number: int) -> bool:
-        """Replaces the table's rows by `frame`, under the same terms as `append_once`."""
-        return self._write_once(frame, table, writer, number, mode="overwrite")
+    def overwrite_once(self, rows: Rows, table: str, writer: str, number: int) -> bool:
+        """Replaces the table's rows by `rows`, under the same terms as `append_once`."""
+        return self._write_once(rows, table, writer, number, mode="overwrite")
 
-    def replace_once(self, frame: DataFrame, table: str, where: str, writer: str, number: int) -> bool:
-        """Replaces the rows `where` (SQL) by `frame`, under the same terms as `append_once`; other files stay."""
-        return self._write_once(frame, table, writer, number, mode="overwrite", where=where)
+    def replace_once(self, rows: Rows, table: str, where: str, writer: str, number: int) -> bool:
+        """Replaces the rows `where` (SQL) by `rows`, under the same terms as `append_once`; other files stay."""
+        return self._write_once(rows, table, writer, number, mode="overwrite", where=where)
 
-    def overwrite(self, frame: DataFrame, table: str, properties: Mapping[str, str] | None = None) -> int:
-        """Replaces the table's rows (and its columns) by `frame`; returns the new version.
+    def overwrite(self, rows: Rows, table: str, properties: Mapping[str, str] | None = None) -> int:
+        """Replaces the table's rows (and its columns) by `rows`; returns the new version.
 
         A table that is not there yet gets the properties.
         """
         # Such a table is read whole: no values of its rows in the log.
-        return self._replace_all(frame, table, self._snapshot(table), {INDEXED_COLUMNS: "0", **(properties or {})})
+        return self._replace_all(rows, table, self._snapshot(table), {INDEXED_COLUMNS: "0", **(properties or {})})
 
-    def replace(self, frame: DataFrame, table: str, where: str) -> int:
-        """Replaces the rows `where` (SQL) by `frame`, which has no others; returns the new version."""
-        self._save(_replacing_rows(frame.write, where), table)
+    def replace(self, rows: Rows, table: str, where: str) -> int:
+        """Replaces the rows `where` (SQL) by `rows`, which has no others; returns the new version."""
+        self._save(_replacing_rows(self._frame(rows).write, where), table)
         return self._newest(table)
 
-    def append(self, frame: DataFrame, table: str) -> int:
+    def append(self, rows: Rows, table: str) -> int:
         """Adds rows to a table, or makes it of them; returns the new version."""
-        return self._add(frame, table, self._snapshot(table), {})
+        return self._add(rows, table, self._snapshot(table), {})
 
     @contextmanager
     def staged(self, frame: DataFrame, name: str) -> Iterator[DataFrame]:
@@ -197,46 +212,42 @@ class Lakehouse:
     def _save(self, write: DataFrameWriter, table: str) -> None:
         write.format("delta").save(self.path(table))
 
-    def _add(self, frame: DataFrame, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
+    def _frame(self, rows: Rows) -> DataFrame:
+        return rows.frame(self.spark) if isinstance(rows, LocalRows) else rows
+
+    def _add(self, rows: Rows, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
         """Adds rows to a table that is at snapshot `before`, or makes it of them; as Delta does it, if it must.
 
         Returns the new version. A new table gets the properties. `once`: (writer, number), if the write is to have one.
         """
         # Rows with a number are a source's; those of the ledger have the columns that there are.
         merge = {"mergeSchema": "true"} if once else {}
-        write = _once(frame.write.mode("append").options(**merge), *once)
-        return self._commit_or_save(delta_log.append, frame, write, table, before, properties, *once)
+        write = _Write(delta_log.append, "append", merge, once)
+        return self._commit_or_save(write, rows, table, before, properties)
 
-    def _replace_all(self, frame: DataFrame, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
+    def _replace_all(self, rows: Rows, table: str, before: Any, properties: Mapping[str, str], *once: Any) -> int:
         """The same for rows that take the place of all others, and of a table's columns."""
-        write = _once(frame.write.mode("overwrite").option("overwriteSchema", "true"), *once)
-        return self._commit_or_save(delta_log.overwrite, frame, write, table, before, properties, *once)
+        write = _Write(delta_log.overwrite, "overwrite", {"overwriteSchema": "true"}, once)
+        return self._commit_or_save(write, rows, table, before, properties)
 
-    def _commit_or_save(
-        self,
-        commit: Callable[..., int | None],
-        frame: DataFrame,
-        write: DataFrameWriter,
-        table: str,
-        before: Any,
-        properties: Mapping[str, str],
-        *once: Any,
-    ) -> int:
-        """Lets `commit` write `frame` to a table that is at snapshot `before`; lets Delta, by `write`, if that may not.
+    def _commit_or_save(self, write: _Write, rows: Rows, table: str, before: Any, properties: Mapping[str, str]) -> int:
+        """Commits the rows to a table that is at snapshot `before`; has Delta write them if that cannot be done.
 
-        Returns the new version. Raises AssayError if it may not because the table is at another version by now: the
+        Returns the new version. Raises AssayError if it cannot because the table is at another version by now: the
         same may have been written.
         """
-        log = self._log(table)
-        if before.version() < 0:
-            version = delta_log.create(frame, log, properties, *once)
+        log, is_new = self._log(table), before.version() < 0
+        if is_new:
+            done = delta_log.create(self.spark, rows, log, properties, *write.once)
         else:
-            version = commit(frame, log, before.version(), *once)
-        if version is not None:
-            return version
+            done = write.commit(self.spark, rows, log, before.version(), *write.once)
+        if done is not None:
+            self._remember(table, before, done, added=write.mode == "append" and not is_new)
+            return done.version
         if self._snapshot(table).version() != before.version():
             raise AssayError(f"{table}: another process has written to it since this one looked", LET_IT_END)
-        self._save(write if before.version() >= 0 else write.options(**properties), table)
+        by_delta = self._frame(rows).write.mode(write.mode).options(**write.options, **(properties if is_new else {}))
+        self._save(_once(by_delta, *write.once), table)
         return self._newest(table)
 
     def _newest(self, table: str) -> int:
@@ -246,7 +257,7 @@ class Lakehouse:
 
     def _write_once(
         self,
-        frame: DataFrame,
+        rows: Rows,
         table: str,
         writer: str,
         number: int,
@@ -258,15 +269,16 @@ class Lakehouse:
         if delta_log.numbers(before).get(writer, 0) >= number:
             return False
         is_there = before.version() >= 0
-        properties = {INDEXED_COLUMNS: str(min(_MOST_INDEXED, _own_columns(frame)))}
+        columns = rows.columns() if isinstance(rows, LocalRows) else rows.schema
+        properties = {INDEXED_COLUMNS: str(min(_MOST_INDEXED, _own_columns(columns)))}
         if is_there and (mode == "append" or where is not None):
-            _verify_types(table, delta_log.schema(before), frame.schema)
+            _verify_types(table, delta_log.schema(before), columns)
         if mode == "append":
-            self._add(frame, table, before, properties, writer, number)
+            self._add(rows, table, before, properties, writer, number)
         elif where is not None and is_there:
-            self._save(_once(_replacing_rows(frame.write, where), writer, number), table)
+            self._save(_once(_replacing_rows(self._frame(rows).write, where), writer, number), table)
         else:
-            self._replace_all(frame, table, before, properties, writer, number)
+            self._replace_all(rows, table, before, properties, writer, number)
         if not self._has_commit(table, before.version() + 1, writer, number):
             raise AssayError(
                 f"{table}: Delta dropped write {number} of {writer}, as if it had been made before",
@@ -285,12 +297,11 @@ class Lakehouse:
                     return bool(action.version() == number)
         return False
 
-    def _newest_files(self, table: str) -> _Files | None:
-        """The files of a table's newest version; None if there is no table.
+    def _newest_files(self, table: str, snapshot: Any) -> list[str] | None:
+        """The files that hold all rows of a table at its newest snapshot, as Spark reads them.
 
-        Raises AssayError if the log has lost some.
+        None, if there is no table, if they are many, or do not tell all. Raises AssayError if the log has lost some.
         """
-        snapshot = self._snapshot(table)
         identity, version = str(snapshot.metadata().id()), int(snapshot.version())
         if version < 0:
             return None
@@ -298,8 +309,26 @@ class Lakehouse:
         if known is None or (known.identity, known.version) != (identity, version):
             found = delta_log.files(self.spark, snapshot)
             paths = None if found is None else spark_paths(self.path(table), [file.path for file in found])
-            known = self._files[table] = _Files(identity, version, delta_log.schema(snapshot), paths)
-        return known
+            known = self._files[table] = _Files(identity, version, paths)
+        return known.paths
+
+    def _remember(self, table: str, before: Any, made: delta_log.Commit, *, added: bool) -> None:
+        """Keeps in mind which files a table has by a commit of this process, so that the log need not be asked.
+
+        `added`: they came to those that there were at snapshot `before`.
+        """
+        if made.paths is None or made.version != int(before.version()) + 1:
+            return
+        paths = spark_paths(self.path(table), made.paths)
+        if added:
+            known = self._files.get(table)
+            if known is None or (known.identity, known.version + 1) != (made.identity, made.version):
+                return
+            if known.paths is None:
+                return
+            paths = [*known.paths, *paths]
+        if len(paths) <= delta_log.FEW_FILES:
+            self._files[table] = _Files(made.identity, made.version, paths)
 
     def _files_since(self, table: str, since: int, newest: int) -> tuple[dict[str, int], dict[str, int]] | None:
         """The files that came to a table from version `since` to `newest`, and those that went, with their sizes.
@@ -365,9 +394,9 @@ def _replacing_rows(writer: DataFrameWriter, where: str) -> DataFrameWriter:
     return writer.mode("overwrite").options(mergeSchema="true", replaceWhere=where)
 
 
-def _own_columns(frame: DataFrame) -> int:
+def _own_columns(columns: StructType) -> int:
     """How many columns come before the first that holds what a sender sent."""
-    return next((at for at, name in enumerate(frame.columns) if not name.startswith("_")), len(frame.columns))
+    return next((at for at, name in enumerate(columns.names) if not name.startswith("_")), len(columns))
 
 
 def _verify_types(table: str, there: StructType, new: StructType) -> None:

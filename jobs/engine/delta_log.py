@@ -10,20 +10,37 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-from jobs.engine.faults import log_contradiction
+from jobs.engine.errors import AssayError
+from jobs.engine.faults import LET_IT_END, log_contradiction
 from jobs.engine.landing import hadoop_configuration
+from jobs.engine.local_rows import LocalRows, Rows, java_columns
 from jobs.engine.session import java_class
 
 # The newest reader version at which files alone tell all: above it, some of their rows may be deleted, for instance.
 _FILES_TELL_ALL = 1
-_FEW_FILES = 32  # to name each takes a few calls to Java, and Spark looks up so many without a job of its own
+# The newest writer version at which a row need not be looked at before it is written, but for columns without NULL.
+_TAKES_ANY_ROW = 2
+FEW_FILES = 32  # to name each takes a few calls to Java, and Spark looks up so many without a job of its own
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The version of a table after a write, and the paths of the files that it added, as the log has them.
+
+    None, if they are many, or do not tell all. Where there was nothing to write, the version is the one before.
+    """
+
+    identity: str
+    version: int
+    paths: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -46,14 +63,15 @@ def newest(spark: SparkSession, log: Any) -> Any:
 
 
 def create(
-    frame: DataFrame, log: Any, properties: Mapping[str, str], writer: str | None = None, number: int = 0
-) -> int | None:
-    """Makes a table of the rows of `frame`, with these properties; returns its version.
+    spark: SparkSession, rows: Rows, log: Any, properties: Mapping[str, str], writer: str | None = None, number: int = 0
+) -> Commit | None:
+    """Makes a table of `rows`, with these properties.
 
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if there is a table, or if
-    a column's type is not known (NULL alone), of which Delta is to say what it does.
+    a column's type is not known (NULL alone), of which Delta is to say what it does; or if Delta's writer must write
+    rows of the driver.
     """
-    transaction, columns = log.startTransaction(), frame._jdf.schema().asNullable()  # as Delta keeps them
+    transaction, columns = log.startTransaction(), _columns(spark, rows)
     if transaction.snapshot().version() >= 0 or '"void"' in columns.json():
         return None
     metadata = {
@@ -64,34 +82,41 @@ def create(
         "configuration": dict(properties),
         "createdTime": int(time.time() * 1000),
     }
-    transaction.updateMetadata(_action(frame.sparkSession, "metaData", metadata), False)
-    return _commit(frame, transaction, "Append", [], writer, number)
+    transaction.updateMetadata(_action(spark, "metaData", metadata), False)  # with what the session sets for new tables
+    if isinstance(rows, LocalRows) and not _takes_files(spark, transaction):
+        return None
+    return _commit(spark, rows, transaction, "Append", [], writer, number)
 
 
-def overwrite(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
-    """Replaces all rows of a table that is at `version` by `frame`; returns the version that it has then.
+def overwrite(
+    spark: SparkSession, rows: Rows, log: Any, version: int, writer: str | None = None, number: int = 0
+) -> Commit | None:
+    """Replaces all rows of a table that is at `version` by `rows`.
 
     The commit says that `writer` has written `number`, if given. None, and nothing is done, if the table is not at
-    `version`, has other columns, or if its files are many or not known.
+    `version`, has other columns, or if its files are many or not known; or if Delta's writer must write rows of the
+    driver.
     """
-    transaction, spark = log.startTransaction(), frame.sparkSession
-    there = files(spark, transaction.snapshot()) if _is_as_expected(transaction, frame, version) else None
+    transaction = log.startTransaction()
+    there = files(spark, transaction.snapshot()) if _is_as_expected(spark, transaction, rows, version) else None
     if there is None:
         return None
-    return _commit(frame, transaction, "Overwrite", [_removed(spark, file) for file in there], writer, number)
+    return _commit(spark, rows, transaction, "Overwrite", [_removed(spark, file) for file in there], writer, number)
 
 
-def append(frame: DataFrame, log: Any, version: int, writer: str | None = None, number: int = 0) -> int | None:
-    """Adds the rows of `frame` to a table that is at `version`; returns the version that it has then.
+def append(
+    spark: SparkSession, rows: Rows, log: Any, version: int, writer: str | None = None, number: int = 0
+) -> Commit | None:
+    """Adds `rows` to a table that is at `version`.
 
     The commit says that `writer` has written `number`, if given. That it has not before is for the caller to know:
     Delta would compute the whole state of the log to find out. None, and nothing is done, if the table is not at
-    `version` or has other columns.
+    `version` or has other columns; or if Delta's writer must write rows of the driver.
     """
     transaction = log.startTransaction()
-    if not _is_as_expected(transaction, frame, version):
+    if not _is_as_expected(spark, transaction, rows, version):
         return None
-    return _commit(frame, transaction, "Append", [], writer, number)
+    return _commit(spark, rows, transaction, "Append", [], writer, number)
 
 
 def files(spark: SparkSession, snapshot: Any) -> list[File] | None:
@@ -102,7 +127,7 @@ def files(spark: SparkSession, snapshot: Any) -> list[File] | None:
     come back.
     """
     checksum = value(snapshot.checksumOpt())
-    if not do_files_tell_all(snapshot) or (checksum and checksum.numFiles() > _FEW_FILES):
+    if not do_files_tell_all(snapshot) or (checksum and checksum.numFiles() > FEW_FILES):
         return None
     path, version = snapshot.path().getParent().toString(), int(snapshot.version())
     try:
@@ -111,12 +136,16 @@ def files(spark: SparkSession, snapshot: Any) -> list[File] | None:
         return None
     if checksum and (len(found), sum(file.size for file in found)) != (checksum.numFiles(), checksum.tableSizeBytes()):
         raise log_contradiction(path, version)
-    return found if len(found) <= _FEW_FILES and all(is_inside(file.path) for file in found) else None
+    return found if len(found) <= FEW_FILES and all(is_inside(file.path) for file in found) else None
 
 
-def do_files_tell_all(snapshot: Any) -> bool:
-    """Whether a table's rows are those that are in its files, under the names that its columns have there."""
-    return bool(snapshot.protocol().minReaderVersion() <= _FILES_TELL_ALL)
+def do_files_tell_all(state: Any) -> bool:
+    """Whether a table's rows, at a snapshot or in a transaction, are all that its files have, under the same names.
+
+    Of a table in partitions, some columns are in the names of its folders alone.
+    """
+    is_plain = state.protocol().minReaderVersion() <= _FILES_TELL_ALL
+    return bool(is_plain and state.metadata().partitionColumns().isEmpty())
 
 
 def is_inside(path: str) -> bool:
@@ -152,7 +181,12 @@ def each(sequence: Any) -> Iterator[Any]:
 
 def none(spark: SparkSession) -> Any:
     """A Scala Option that holds nothing."""
-    return java_class(spark, "scala.Option").empty()
+    return _none(java_class(spark, "scala.Option"))
+
+
+@cache
+def _none(option: Any) -> Any:
+    return option.empty()
 
 
 def value(option: Any) -> Any:
@@ -160,56 +194,137 @@ def value(option: Any) -> Any:
     return option.get() if option.isDefined() else None
 
 
-def _is_as_expected(transaction: Any, frame: DataFrame, version: int) -> bool:
-    """Whether a transaction began at `version` of a table, and that has the columns of `frame`."""
-    columns = frame._jdf.schema().asNullable()  # as Delta keeps them
+def _columns(spark: SparkSession, rows: Rows) -> Any:
+    """The columns of rows, as Delta keeps them."""
+    columns = java_columns(spark, rows.schema) if isinstance(rows, LocalRows) else rows._jdf.schema()
+    return columns.asNullable()
+
+
+def _is_as_expected(spark: SparkSession, transaction: Any, rows: Rows, version: int) -> bool:
+    """Whether a transaction began at `version` of a table, and that takes rows like these."""
     before = transaction.snapshot()
-    return bool(before.version() == version and before.schema().equals(columns))
+    if before.version() != version or not before.schema().equals(_columns(spark, rows)):
+        return False
+    return not isinstance(rows, LocalRows) or _takes_files(spark, transaction)
 
 
-def _commit(frame: DataFrame, transaction: Any, mode: str, gone: list[Any], writer: str | None, number: int) -> int:
-    """Writes the rows of `frame`, and commits them with what removes other files; returns the version then."""
+def _takes_files(spark: SparkSession, transaction: Any) -> bool:
+    """Whether a table takes files as they are.
+
+    Not if its rows are to be checked, numbered, parted or called otherwise as they are written, or encrypted: Delta's
+    writer, and Spark's, does all of it.
+    """
+    is_encrypted = hadoop_configuration(spark).get("parquet.crypto.factory.class") is not None
+    takes_any_row = transaction.protocol().minWriterVersion() <= _TAKES_ANY_ROW
+    return bool(takes_any_row and do_files_tell_all(transaction) and not is_encrypted)
+
+
+def _commit(
+    spark: SparkSession, rows: Rows, transaction: Any, mode: str, gone: list[Any], writer: str | None, number: int
+) -> Commit:
+    """Writes the rows, and commits them with what removes other files."""
     transaction.readWholeTable()  # so that whatever another process commits meanwhile is in the way
-    spark = frame.sparkSession
     numbered = java_class(spark, "org.apache.spark.sql.delta.actions.SetTransaction")
     actions = [*gone, *([numbered(writer, number, none(spark))] if writer else [])]
-    others = java_class(spark, "scala.jdk.javaapi.CollectionConverters").asScala(actions).toSeq()
+    if isinstance(rows, LocalRows):
+        added = _sequence(spark, _write(spark, rows, transaction.deltaLog().dataPath().toString()))
+    else:
+        added = transaction.writeFiles(rows._jdf)
     save_mode = java_class(spark, "org.apache.spark.sql.SaveMode").valueOf(mode)
     write = java_class(spark, "org.apache.spark.sql.delta.DeltaOperations$Write")
-    operation, added = write(save_mode, *[none(spark)] * 8), transaction.writeFiles(frame._jdf)
-    before = int(transaction.snapshot().version())
-    if added.isEmpty() and not actions and before >= 0:
-        return before
-    return int(transaction.commit(added.concat(others), operation))
+    operation = write(save_mode, *[none(spark)] * 8)
+    identity, version = str(transaction.metadata().id()), int(transaction.snapshot().version())
+    if not added.isEmpty() or actions or version < 0:
+        version = int(transaction.commit(added.concat(_sequence(spark, actions)), operation))
+    is_known = added.size() <= FEW_FILES and do_files_tell_all(transaction)
+    return Commit(identity, version, [str(file.path()) for file in each(added)] if is_known else None)
+
+
+def _write(spark: SparkSession, rows: LocalRows, folder: str) -> list[Any]:
+    """Writes rows to files in a table's folder, by Kernel, for Spark would take a job; the actions that add them.
+
+    Raises AssayError if not all were written.
+    """
+    if not rows.rows:
+        return []
+    types = java_class(spark, "io.delta.kernel.internal.types.DataTypeJsonSerDe")
+    columns = types.deserializeStructType(java_columns(spark, rows.schema).json())
+    text, nothing = (
+        java_class(spark, "io.delta.kernel.types.StringType"),
+        java_class(spark, "java.util.Optional").empty(),
+    )
+    lines = java_class(spark, "org.apache.hadoop.util.StringUtils").getStringCollection(rows.as_json_lines(), "\n")
+    vector = java_class(spark, "io.delta.kernel.internal.data.GenericColumnVector")(lines, text.STRING)
+    engine = _engine(spark)
+    batch = engine.getJsonHandler().parseJson(vector, columns, nothing)
+    every_row = java_class(spark, "io.delta.kernel.data.FilteredColumnarBatch")(batch, nothing)
+    batches = java_class(spark, "io.delta.kernel.internal.util.Utils").singletonCloseableIterator(every_row)
+    writing = engine.getParquetHandler().writeParquetFiles(folder, batches, [])
+    added, count = [], 0
+    try:
+        while writing.hasNext():  # as many files as it takes, each of 128 MB at the most
+            file = writing.next()
+            name, written = file.getPath().rpartition("/")[2], int(file.getStatistics().get().getNumRecords())
+            added.append(_added(spark, File(name, file.getSize(), file.getModificationTime()), written))
+            count += written
+    finally:
+        writing.close()
+    if count != len(rows.rows):
+        raise AssayError(
+            f"{folder}: {count:,} of {len(rows.rows):,} rows were written; nothing was committed", LET_IT_END
+        )
+    return added
+
+
+def _sequence(spark: SparkSession, elements: list[Any]) -> Any:
+    """A Scala sequence."""
+    return java_class(spark, "scala.jdk.javaapi.CollectionConverters").asScala(elements).toSeq()
+
+
+def _engine(spark: SparkSession) -> Any:
+    """What Kernel reads and writes files with; they are packed as Spark packs them."""
+    settings = hadoop_configuration(spark)
+    settings.set("parquet.compression", spark.conf.get("spark.sql.parquet.compression.codec", "zstd"))
+    return java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(settings)
 
 
 def _files(spark: SparkSession, path: str, version: int) -> list[File]:
     """The files of a version of the table at `path`; a few, if there are many."""
-    engine = java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(hadoop_configuration(spark))
+    engine = _engine(spark)
     table = java_class(spark, "io.delta.kernel.Table").forPath(engine, path)
     batches = table.getSnapshotAsOfVersion(engine, version).getScanBuilder().build().getScanFiles(engine)
     found: list[File] = []
+    ordinals: tuple[int, ...] = ()
     try:
-        while len(found) <= _FEW_FILES and batches.hasNext():
+        while len(found) <= FEW_FILES and batches.hasNext():
             rows = batches.next().getRows()
-            while len(found) <= _FEW_FILES and rows.hasNext():
-                added = _field(rows.next(), "add", "Struct")
-                sizes = [_field(added, name, "Long") for name in ("size", "modificationTime")]
-                found.append(File(_field(added, "path", "String"), *sizes))
+            while len(found) <= FEW_FILES and rows.hasNext():
+                row = rows.next()
+                add, name, size, modified_at = ordinals = ordinals or _ordinals(row)
+                added = row.getStruct(add)
+                found.append(File(added.getString(name), added.getLong(size), added.getLong(modified_at)))
     finally:
         batches.close()
     return found
 
 
-def _field(row: Any, name: str, kind: str) -> Any:
-    """A field of a row of Kernel's."""
-    return getattr(row, f"get{kind}")(row.getSchema().indexOf(name))
+def _ordinals(row: Any) -> tuple[int, ...]:
+    """Where Kernel's rows have what adds a file, and where that has the file's path, size and time."""
+    add = row.getSchema().indexOf("add")
+    columns = row.getStruct(add).getSchema()
+    return (add, *[int(columns.indexOf(name)) for name in ("path", "size", "modificationTime")])
+
+
+def _added(spark: SparkSession, file: File, rows: int | None = None) -> Any:
+    """The action that adds a file to a table; of how many rows, if that is known."""
+    added = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": file.modified_at}
+    stats = {} if rows is None else {"stats": json.dumps({"numRecords": rows})}
+    return _action(spark, "add", {**added, "dataChange": True, **stats})
 
 
 def _removed(spark: SparkSession, file: File) -> Any:
     """The action that takes a file out of a table."""
-    added = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": file.modified_at}
-    return _action(spark, "add", {**added, "dataChange": True}).remove()
+    return _added(spark, file).remove()
 
 
 def _action(spark: SparkSession, kind: str, content: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from jobs.engine.batches import FileEvent, History, Kind, Request
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END
-from jobs.engine.local_rows import local_rows, no_rows
+from jobs.engine.local_rows import LocalRows, no_rows
 from jobs.engine.rules import RuleResult
 
 FILES, ACCOUNTS, TABLES = "ops/files", "ops/row_accounts", "ops/tables"
@@ -267,9 +267,9 @@ class Ledger:
 
     def _append(self, rows: list[dict[str, Any]], table: str, schema: str) -> None:
         # What was written is found by reading it, and rows written twice say the same: it needs no number.
-        frame = self._stamped(rows, schema)
+        stamped = self._stamped(rows, schema)
         with self._writing:
-            self._lake.append(frame, table)
+            self._lake.append(stamped, table)
 
     def _come_after(self, recorded: Iterable[int]) -> None:
         """Has all that follows recorded after these (microseconds since 1970), also where a clock was set back."""
@@ -277,12 +277,12 @@ class Ledger:
             for newest in recorded:
                 self._recorded_at = max(self._recorded_at, _EPOCH + timedelta(microseconds=newest))
 
-    def _stamped(self, rows: list[dict[str, Any]], schema: str) -> DataFrame:
+    def _stamped(self, rows: list[dict[str, Any]], schema: str) -> LocalRows:
         """The rows with the run, and when it began; each time a microsecond later, for of two the newer one counts."""
         with self._stamping:
             self._recorded_at += timedelta(microseconds=1)
             stamp = {"run_id": self._run_id, "recorded_at": self._recorded_at}
-        return local_rows(self._lake.spark, [{**row, **stamp} for row in rows], schema)
+        return LocalRows([{**row, **stamp} for row in rows], schema)
 
 
 def _newest() -> Column:

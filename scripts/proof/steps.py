@@ -14,16 +14,18 @@ from jobs.engine import delta_log, documents, exports, postgres
 def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
     """Calls `passing` with the name of each step of the runs in this process, on the lakehouse at `root`."""
 
-    def table(_: Any, place: Any = "", *__: Any) -> str:
-        path = place if isinstance(place, str) else place.dataPath().toUri().getPath()  # of a Delta log
+    def table(path: str) -> str:
         return path.removeprefix(root.rstrip("/") + "/")
 
+    def commit(kind: str) -> Callable[..., str]:
+        return lambda _spark, _rows, log, *_: f"{kind} {table(log.dataPath().toUri().getPath())}"
+
     names: list[tuple[Any, str, Callable[..., str]]] = [
-        (DataFrameWriter, "save", lambda *a: f"save {table(*a)}"),
-        (delta_log, "create", lambda *a: f"create {table(*a)}"),
-        (delta_log, "overwrite", lambda *a: f"overwrite {table(*a)}"),
-        (delta_log, "append", lambda *a: f"append {table(*a)}"),
-        (DataFrameWriter, "parquet", lambda *a: f"write {table(*a)}"),
+        (DataFrameWriter, "save", lambda _, path: f"save {table(path)}"),
+        (delta_log, "create", commit("create")),
+        (delta_log, "overwrite", commit("overwrite")),
+        (delta_log, "append", commit("append")),
+        (DataFrameWriter, "parquet", lambda _, path: f"write {table(path)}"),
         (postgres, "create_staging", lambda _, item: f"create staging {item.full_name}"),
         (postgres, "load_staging", lambda _frame, _database, item: f"load staging {item.full_name}"),
         (postgres, "release", lambda *_: "release, in the transaction"),

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -19,6 +20,7 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
 from jobs.engine.ledger import TableState
+from jobs.engine.local_rows import LocalRows
 from jobs.engine.session import session_settings
 from jobs.maintain import _is_founded
 from tests.lab import forget_tables
@@ -83,7 +85,7 @@ def test_a_new_table_is_made_by_the_commit_that_delta_makes_which_does_it_where_
     assert (lake.written_through("own", "writer"), lake.file_count("own")) == (1, 1)
     assert lake.read("own").collect() == lake.read_log("own").collect() == rows.collect()
 
-    assert delta_log.create(rows, lake._log("own"), {}) is None, "there is one"
+    assert delta_log.create(spark, rows, lake._log("own"), {}) is None, "there is one"
     with pytest.raises(AnalysisException, match="PATH_NOT_FOUND"):
         lake.read("none").collect()
     assert lake.overwrite(rows.where("false"), "empty", {"delta.logRetentionDuration": "interval 9 days"}) == 0
@@ -91,7 +93,7 @@ def test_a_new_table_is_made_by_the_commit_that_delta_makes_which_does_it_where_
     assert (empty.dtypes, empty.count(), lake.file_count("empty")) == (rows.dtypes, 0, 0)
     assert lake.table_property("empty", "delta.logRetentionDuration") == "interval 9 days"
     unknown = rows.withColumn("nothing", F.lit(None))
-    assert delta_log.create(unknown, lake._log("unknown"), {}) is None
+    assert delta_log.create(spark, unknown, lake._log("unknown"), {}) is None
     assert lake.overwrite(unknown, "unknown", {"delta.logRetentionDuration": "interval 9 days"}) == 0
     assert lake.read_log("unknown").select(*rows.columns).collect() == rows.collect()
     assert lake.table_property("unknown", "delta.logRetentionDuration") == "interval 9 days"
@@ -126,12 +128,13 @@ def test_rows_are_added_in_a_commit_of_their_own_and_as_delta_does_it_where_colu
     lake.append_once(spark.sql("SELECT 1 AS id, 'Ann' AS name"), "t", "writer", 1)
 
     def added(rows: str, number: int) -> int | None:
-        return delta_log.append(spark.sql(rows), lake._log("t"), lake.version("t") or 0, "writer", number)
+        done = delta_log.append(spark, spark.sql(rows), lake._log("t"), lake.version("t") or 0, "writer", number)
+        return done and done.version
 
     assert added("SELECT 2 AS id, 'Bob' AS name", 2) == 1
     assert added("SELECT 2 AS id, 'Bob' AS name WHERE false", 3) == 2, "what is written is a number, too"
     assert lake.written_through("t", "writer") == 3
-    assert delta_log.append(spark.sql("SELECT 3 AS id, 'Cyd' AS name"), lake._log("t"), 1, "writer", 4) is None
+    assert delta_log.append(spark, spark.sql("SELECT 3 AS id, 'Cyd' AS name"), lake._log("t"), 1, "writer", 4) is None
     # In another order, or of other types: Delta finds each column by its name, and makes those that are missing.
     assert added("SELECT 'Cyd' AS name, 3 AS id", 4) is None
     assert added("SELECT 3 AS id", 4) is None
@@ -152,7 +155,8 @@ def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_de
         return spark.sql(f"SELECT {number} AS id, array('Ann') AS names")
 
     def write(frame: DataFrame, writer: str | None = None, number: int = 0) -> int | None:
-        return delta_log.overwrite(frame, lake._log("t"), lake.version("t") or 0, writer, number)
+        done = delta_log.overwrite(spark, frame, lake._log("t"), lake.version("t") or 0, writer, number)
+        return done and done.version
 
     lake.overwrite(person(1), "t")
     assert write(person(2)) == 1
@@ -174,7 +178,7 @@ def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_de
 
     # What it does not do: other columns, another version, many files, rows that may be deleted in their file.
     assert write(person(6).withColumn("city", F.lit("Bonn"))) is None
-    assert delta_log.overwrite(person(6), lake._log("t"), version - 1) is None
+    assert delta_log.overwrite(spark, person(6), lake._log("t"), version - 1) is None
     lake.overwrite(person(6).withColumn("city", F.lit("Bonn")), "t")
     assert lake.read_log("t").collect() == [Row(id=6, names=["Ann"], city="Bonn")]
     lake.overwrite(spark.range(50).repartition(50), "t")
@@ -185,6 +189,138 @@ def test_a_small_table_is_overwritten_by_the_names_of_its_files_and_others_as_de
     assert write(spark.range(2)) is None
     lake.overwrite(spark.range(2), "t")
     assert lake.read_log("t").count() == 2
+
+
+def test_rows_of_the_driver_are_written_without_a_task_and_by_delta_where_there_is_more_to_do(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake, schema = Lakehouse(spark, str(tmp_path / "odd [name] & ü")), "text STRING, n BIGINT, list ARRAY<BIGINT>"
+    schema += ", part DOUBLE, at TIMESTAMP, is_so BOOLEAN"
+    at = datetime(2026, 11, 25, 5, 18, 5, 46401, tzinfo=UTC)
+
+    def row(n: int) -> dict[str, Any]:
+        text = f'{n} it\'s "quoted" \\ \n \r\u2028 é 😀 {{}}'
+        return {"text": text, "n": 2**62 + n, "list": [n, None], "part": 1 / 3, "at": at, "is_so": True}
+
+    def found(table: str) -> list[dict[str, Any]]:
+        rows = lake.read(table).orderBy("n").collect()
+        assert rows == lake.read_log(table).orderBy("n").collect()
+        return [{**r.asDict(), "at": r["at"] and r["at"].astimezone(UTC)} for r in rows]
+
+    def files_of_tasks(table: str) -> int:
+        return len(list(Path(lake.path(table)).glob("part-*")))
+
+    assert lake.append(LocalRows([row(1), row(2)], schema), "t") == 0
+    assert lake.read("t").schema == spark.createDataFrame([], schema).schema
+    assert lake.append_once(LocalRows([row(3)], schema), "t", "writer", 1)
+    assert not lake.append_once(LocalRows([row(4)], schema), "t", "writer", 1)
+    assert (found("t"), lake.file_count("t")) == ([row(1), row(2), row(3)], 2)
+    nothing = dict.fromkeys(row(0))
+    assert lake.overwrite(LocalRows([nothing], schema), "t") == 2
+    assert found("t") == [nothing]
+    # None: what is written is a number; nothing at all is no version.
+    assert lake.append_once(LocalRows([], lake.read("t").schema), "t", "writer", 2)
+    assert (lake.append(LocalRows([], schema), "t"), lake.written_through("t", "writer")) == (3, 2)
+    assert lake.overwrite(LocalRows([], schema), "t") == 4
+    assert (found("t"), files_of_tasks("t")) == ([], 0)
+    assert lake.overwrite(LocalRows([], "a STRING"), "empty") == 0
+    assert (lake.read("empty").dtypes, lake.read("empty").count()) == ([("a", "string")], 0)
+
+    # A new column, of which Delta makes one; a table that is to be asked whether it takes a row, or where it goes.
+    assert lake.append_once(LocalRows([{**row(4), "more": 1}], f"{schema}, more INT"), "t", "writer", 3)
+    assert (found("t"), files_of_tasks("t")) == ([{**row(4), "more": 1}], 1)
+    lake.append(LocalRows([row(1)], schema), "checked")
+    lake.append(LocalRows([], schema), "named")
+    spark.sql("SELECT 0 AS id, 'Ann' AS name").write.format("delta").partitionBy("name").save(lake.path("parts"))
+    spark.sql(f"ALTER TABLE delta.`{lake.path('checked')}` ADD CONSTRAINT few CHECK (n < {2**62 + 3})")
+    names = "'delta.columnMapping.mode' = 'name', 'delta.minReaderVersion' = '2', 'delta.minWriterVersion' = '5'"
+    spark.sql(f"ALTER TABLE delta.`{lake.path('named')}` SET TBLPROPERTIES ({names})")
+    with pytest.raises(Exception, match="CHECK constraint few"):
+        lake.append(LocalRows([row(3)], schema), "checked")
+    lake.append(LocalRows([row(2)], schema), "checked")
+    lake.append(LocalRows([row(2)], schema), "named")
+    lake.append(LocalRows([{"id": 7, "name": "Bob B"}], "id INT, name STRING"), "parts")
+    assert (found("checked"), found("named")) == ([row(1), row(2)], [row(2)])
+    assert sorted(map(tuple, lake.read("parts").collect())) == [(0, "Ann"), (7, "Bob B")]
+
+    # New tables that are to be otherwise in this session; rows that are to be encrypted; more than go into one file.
+    for setting, value in {"columnMapping.mode": "name", "enableRowTracking": "true"}.items():
+        with session_settings(spark, {f"spark.databricks.delta.properties.defaults.{setting}": value}):
+            lake.append(LocalRows([row(1)], schema), setting)
+            lake.append(spark.createDataFrame([row(2)], schema), setting)
+            lake.append(LocalRows([row(3)], schema), setting)
+        assert found(setting) == [row(1), row(2), row(3)]
+    columns = spark.createDataFrame([], schema).schema
+    with session_settings(spark, {"parquet.crypto.factory.class": "org.example.Keys"}):
+        assert delta_log.create(spark, LocalRows([row(1)], columns), lake._log("secret"), {}) is None
+    with session_settings(spark, {"delta.kernel.default.parquet.writer.targetMaxFileSize": "1000"}):
+        lake.append(LocalRows([row(n) for n in range(500)], columns), "large")
+    assert found("large") == [row(n) for n in range(500)]
+    assert lake.file_count("large") > 1
+
+    with pytest.raises(Py4JJavaError, match="seven"):
+        lake.append(LocalRows([{"a": "Ann", "n": "seven"}], "a STRING, n BIGINT"), "wrong")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        lake.append(LocalRows([{"part": float("nan")}], "part DOUBLE"), "wrong")
+    assert lake.version("wrong") is None
+
+
+def test_the_log_is_not_asked_for_files_that_this_process_has_written_itself(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = Lakehouse(spark, str(tmp_path)), Lakehouse(spark, str(tmp_path))
+    asked: list[int] = []
+    files = delta_log.files
+
+    def watched(session: SparkSession, snapshot: Any) -> Any:
+        asked.append(int(snapshot.version()))
+        return files(session, snapshot)
+
+    monkeypatch.setattr(delta_log, "files", watched)
+
+    def found() -> list[int] | None:
+        assert ids(lake.read("t")) == ids(lake.read_log("t"))
+        return ids(lake.read("t"))
+
+    lake.append_once(spark.sql("SELECT 1L AS id"), "t", "writer", 1)
+    lake.append(LocalRows([{"id": 2}], "id BIGINT"), "t")
+    assert (found(), asked) == ([1, 2], [])
+    other.append(spark.sql("SELECT 3L AS id"), "t")
+    assert (found(), asked) == ([1, 2, 3], [2])
+    other.append(spark.sql("SELECT 4L AS id"), "t")
+    lake.append(spark.sql("SELECT 5L AS id"), "t")
+    assert (found(), asked) == ([1, 2, 3, 4, 5], [2, 4])
+    asked.clear()
+    lake.overwrite(spark.sql("SELECT 6L AS id"), "t")
+    assert (found(), asked) == ([6], [4]), "to know what goes"
+
+    # Made anew by another process, with versions of the same numbers.
+    shutil.rmtree(lake.path("t"))
+    for number in range(5):
+        forget_tables(spark)
+        lake._logs.clear()
+        Lakehouse(spark, lake.root).append(LocalRows([{"id": number}], "id BIGINT"), "t")
+    asked.clear()
+    assert (lake._files["t"].version, lake.version("t")) == (5, 4)
+    lake.append(LocalRows([{"id": 5}], "id BIGINT"), "t")
+    assert (found(), asked) == ([0, 1, 2, 3, 4, 5], [5])
+
+    for number in range(6, 6 + delta_log.FEW_FILES):
+        lake.append(LocalRows([{"id": number}], "id BIGINT"), "t")
+    assert (found(), asked) == (list(range(6 + delta_log.FEW_FILES)), [5, 5 + delta_log.FEW_FILES])
+
+
+def test_what_the_log_lost_is_missed_also_where_this_process_has_written_it(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    lake.overwrite(spark.sql("SELECT 1 AS id"), "t")
+    lake.overwrite(spark.sql("SELECT 2 AS id"), "t")
+    lake.verify_log("t")
+    lake.overwrite(spark.sql("SELECT 3 AS id"), "t")
+    Path(lake.path("t"), "_delta_log/00000000000000000002.json").write_text("")
+    with pytest.raises(AssayError, match="damaged"):
+        lake.verify_log("t")
 
 
 @pytest.mark.parametrize("write", [delta_log.overwrite, delta_log.append])
@@ -204,7 +340,7 @@ def test_what_another_process_commits_meanwhile_is_not_lost_and_not_written_twic
     is_as_expected = delta_log._is_as_expected
     monkeypatch.setattr(delta_log, "_is_as_expected", looks_too_early)
     with pytest.raises(Exception, match="DELTA_CONCURRENT_APPEND") as raised:
-        write(spark.sql("SELECT 3 AS id"), lake._log("t"), 1, "writer", 1)
+        write(spark, spark.sql("SELECT 3 AS id"), lake._log("t"), 1, "writer", 1)
     error = explained(raised.value)
     assert error is not None
     assert error.message == "another process wrote to a table of the lakehouse while this one did"
