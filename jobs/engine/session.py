@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,11 @@ RESULTS_DEPEND_ON = {
 JAVA_FOR_FEW_ROWS = "-XX:TieredStopAtLevel=1"
 # PySpark asks for these by every function of columns, and each time Java would look through all jars.
 _ASKED_FOR_BY_PYSPARK = ("functions", "org.apache.spark.sql.functions", "PythonUtils", "PythonSQLUtils")
+# Hadoop's settings of YARN, of MapReduce on it, and of what else runs as a service; none of files.
+_OF_SERVICES = (
+    r"^(yarn|ha|mapreduce\.(am|client|jobhistory|map|reduce|shuffle)|hadoop\.(http|registry|zk)"
+    r"|ipc\.(server|\[port_number\]))\."
+)
 # Of a run, or of a master or worker that scripts/cluster.sh started.
 _LOG_NAME = re.compile(r"spark-[\w-]+\.log")
 # Java starts with one collector, and reads an archive of classes or writes one.
@@ -64,7 +70,7 @@ def start_session(
     for name in _ASKED_FOR_BY_PYSPARK:
         setattr(spark._jvm, name, getattr(spark._jvm, name))
     if not str(spark.sparkContext.master).startswith("yarn"):
-        _forget_yarn(spark)
+        _forget_services(spark)
     _verify_settings(spark)
     return spark
 
@@ -91,21 +97,27 @@ def java_class(spark: SparkSession, name: str) -> Any:
     By its whole name at once: step by step (`jvm.org.apache...`), each step has Java look for a class of that name in
     all jars, which takes a millisecond for a class that is found in 30 microseconds.
     """
-    return getattr(spark._jvm, name)
+    return _java_class(spark._jvm, name)
 
 
-def _forget_yarn(spark: SparkSession) -> None:
-    """Takes the defaults of YARN, which is not there, out of Hadoop's settings; those that are set otherwise stay.
+@cache
+def _java_class(jvm: Any, name: str) -> Any:
+    return getattr(jvm, name)
 
-    They are half of all, and Spark copies them, and packs and unpacks them, with every query, job and task.
+
+def _forget_services(spark: SparkSession) -> None:
+    """Takes out of Hadoop's settings the defaults of services that are not there; what is set otherwise stays.
+
+    They are two thirds of all, and Spark copies them, and packs and unpacks them, with every query, job and task.
     """
     settings = spark.sparkContext._jsc.hadoopConfiguration()
     defaults = java_class(spark, "org.apache.hadoop.conf.Configuration")(False)
-    defaults.addResource("yarn-default.xml")
-    found = settings.getPropsWithPrefix("yarn.")
-    found.entrySet().retainAll(defaults.getPropsWithPrefix("yarn.").entrySet())
+    for file in ("core-default.xml", "mapred-default.xml", "yarn-default.xml"):
+        defaults.addResource(file)
+    found = settings.getValByRegex(_OF_SERVICES)
+    found.entrySet().retainAll(defaults.getValByRegex(_OF_SERVICES).entrySet())
     for name in java_class(spark, "java.lang.String").join(" ", found.keySet()).split():
-        settings.unset(f"yarn.{name}")
+        settings.unset(name)
 
 
 def _verify_settings(spark: SparkSession) -> None:

@@ -98,8 +98,9 @@ def test_hadoop_has_the_defaults_of_yarn_only_where_spark_runs_on_it(
     assert (settings.get(default), settings.get(own)) == ("1000", "manager.example")
     start_session()
     assert (settings.get(default), settings.get(own)) == (None, "manager.example")
-    assert len(settings.getPropsWithPrefix("yarn.")) < 60, "there are over 500"
+    assert settings.size() < 500, "there are over 1,000"
     assert settings.get("fs.defaultFS"), "all else is there"
+    assert settings.get("mapreduce.fileoutputcommitter.algorithm.version"), "all else is there"
     settings.unset(own)
 
 
