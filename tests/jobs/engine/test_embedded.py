@@ -64,6 +64,10 @@ def test_a_new_database_answers_those_who_know_the_password(folder: Path) -> Non
     assert query(database, "SELECT current_user, current_database()") == [("assay", "assay")]
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         query(replace(database, password="guess"), "SELECT 1")
+    # Its own, which is random, is quick to verify; one that somebody chooses is not.
+    query(database, "CREATE ROLE reader PASSWORD 'summer'")
+    rounds = "SELECT rolname, split_part(rolpassword, ':', 1) FROM pg_authid WHERE rolname IN ('assay', 'reader')"
+    assert dict(query(database, rounds)) == {"assay": "SCRAM-SHA-256$1", "reader": "SCRAM-SHA-256$4096"}
 
 
 def test_only_this_machine_reaches_it_and_only_over_tcp(folder: Path) -> None:
