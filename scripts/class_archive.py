@@ -16,6 +16,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from jobs.engine.delta import Lakehouse
+from jobs.engine.local_rows import LocalRows
 from jobs.engine.session import FOR_FEW_ROWS, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, start_session
 
 ARCHIVE = PROJECT / ".jars/classes.jsa"
@@ -50,6 +51,7 @@ def _work(spark: SparkSession, folder: Path) -> None:
     rows = spark.read.csv(str(raw), header=True).selectExpr("try_cast(number AS BIGINT) AS number", "text").distinct()
     for write in (lake.append, lake.append, lake.overwrite):
         write(rows, "table")
+    lake.append(LocalRows([{"number": 1, "text": "one"}], rows.schema), "ledger")
     lake.read("table").join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
 
 

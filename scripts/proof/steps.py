@@ -21,7 +21,8 @@ def watched(root: str, passing: Callable[[str], None]) -> Iterator[None]:
         return lambda _spark, _rows, log, *_: f"{kind} {table(log.dataPath().toUri().getPath())}"
 
     names: list[tuple[Any, str, Callable[..., str]]] = [
-        (DataFrameWriter, "save", lambda _, path: f"save {table(path)}"),
+        # Without a path: into Postgres.
+        (DataFrameWriter, "save", lambda _, path="": f"save {table(path)}"),
         (delta_log, "create", commit("create")),
         (delta_log, "overwrite", commit("overwrite")),
         (delta_log, "append", commit("append")),
