@@ -239,15 +239,13 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
 
         # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
         # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
-        quarantined: Rows = _quarantined(held_back, declared)
-        if not any(account.rows_quarantined for account in accounts):
-            quarantined = LocalRows([], quarantined.schema)
+        report, quarantined = _report(accounts, results), _quarantined(held_back, declared)
+        to_quarantine: Rows = quarantined if report.rows_quarantined else LocalRows([], quarantined.schema)
         if _is_quarantine_ahead(run, source, table):
-            run.lake.replace(quarantined, quarantine, scope.where)
+            run.lake.replace(to_quarantine, quarantine, scope.where)
         else:
-            _write(run, quarantined, quarantine, writer, scope)
+            _write(run, to_quarantine, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, source, table, accounts))
-        report = _report(accounts, results)
         has_duplicates = report.rows_deduplicated + report.rows_superseded > 0
         kept = _without_duplicates(valid, duplicates, ranked, declared.key) if has_duplicates else _columns(valid)
         _write(run, kept, target, writer, scope)

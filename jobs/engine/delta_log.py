@@ -83,7 +83,7 @@ def create(
         "createdTime": int(time.time() * 1000),
     }
     transaction.updateMetadata(_action(spark, "metaData", metadata), False)  # with what the session sets for new tables
-    if isinstance(rows, LocalRows) and not _takes_files(spark, transaction):
+    if not _takes(spark, transaction, rows):
         return None
     return _commit(spark, rows, transaction, "Append", [], writer, number)
 
@@ -205,18 +205,20 @@ def _is_as_expected(spark: SparkSession, transaction: Any, rows: Rows, version: 
     before = transaction.snapshot()
     if before.version() != version or not before.schema().equals(_columns(spark, rows)):
         return False
-    return not isinstance(rows, LocalRows) or _takes_files(spark, transaction)
+    return _takes(spark, transaction, rows)
 
 
-def _takes_files(spark: SparkSession, transaction: Any) -> bool:
-    """Whether a table takes files as they are.
+def _takes(spark: SparkSession, transaction: Any, rows: Rows) -> bool:
+    """Whether a table takes such rows; rows of the driver, only if it takes files as Kernel writes them.
 
-    Not if its rows are to be checked, numbered, parted or called otherwise as they are written, or encrypted: Delta's
-    writer, and Spark's, does all of it.
+    It does not if rows are to be checked, numbered, parted or called otherwise as they are written, or encrypted:
+    Delta's writer, and Spark's, does all of it.
     """
-    is_encrypted = hadoop_configuration(spark).get("parquet.crypto.factory.class") is not None
-    takes_any_row = transaction.protocol().minWriterVersion() <= _TAKES_ANY_ROW
-    return bool(takes_any_row and do_files_tell_all(transaction) and not is_encrypted)
+    if not isinstance(rows, LocalRows):
+        return True
+    if transaction.protocol().minWriterVersion() > _TAKES_ANY_ROW or not do_files_tell_all(transaction):
+        return False
+    return hadoop_configuration(spark).get("parquet.crypto.factory.class") is None
 
 
 def _commit(
@@ -249,13 +251,11 @@ def _write(spark: SparkSession, rows: LocalRows, folder: str) -> list[Any]:
         return []
     types = java_class(spark, "io.delta.kernel.internal.types.DataTypeJsonSerDe")
     columns = types.deserializeStructType(java_columns(spark, rows.schema).json())
-    text, nothing = (
-        java_class(spark, "io.delta.kernel.types.StringType"),
-        java_class(spark, "java.util.Optional").empty(),
-    )
+    text = java_class(spark, "io.delta.kernel.types.StringType").STRING
+    nothing = java_class(spark, "java.util.Optional").empty()
     lines = java_class(spark, "org.apache.hadoop.util.StringUtils").getStringCollection(rows.as_json_lines(), "\n")
-    vector = java_class(spark, "io.delta.kernel.internal.data.GenericColumnVector")(lines, text.STRING)
-    engine = _engine(spark)
+    vector = java_class(spark, "io.delta.kernel.internal.data.GenericColumnVector")(lines, text)
+    engine = _engine(spark, packed=True)
     batch = engine.getJsonHandler().parseJson(vector, columns, nothing)
     every_row = java_class(spark, "io.delta.kernel.data.FilteredColumnarBatch")(batch, nothing)
     batches = java_class(spark, "io.delta.kernel.internal.util.Utils").singletonCloseableIterator(every_row)
@@ -281,10 +281,12 @@ def _sequence(spark: SparkSession, elements: list[Any]) -> Any:
     return java_class(spark, "scala.jdk.javaapi.CollectionConverters").asScala(elements).toSeq()
 
 
-def _engine(spark: SparkSession) -> Any:
-    """What Kernel reads and writes files with; they are packed as Spark packs them."""
+def _engine(spark: SparkSession, *, packed: bool = False) -> Any:
+    """What Kernel reads and writes files with; `packed`, so that it packs them as Spark does."""
     settings = hadoop_configuration(spark)
-    settings.set("parquet.compression", spark.conf.get("spark.sql.parquet.compression.codec", "zstd"))
+    if packed:
+        codec = spark.conf.get("spark.sql.parquet.compression.codec") or "none"
+        settings.set("parquet.compression", "uncompressed" if codec.lower() == "none" else codec)
     return java_class(spark, "io.delta.kernel.defaults.engine.DefaultEngine").create(settings)
 
 

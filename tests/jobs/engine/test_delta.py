@@ -257,6 +257,11 @@ def test_rows_of_the_driver_are_written_without_a_task_and_by_delta_where_there_
         lake.append(LocalRows([row(n) for n in range(500)], columns), "large")
     assert found("large") == [row(n) for n in range(500)]
     assert lake.file_count("large") > 1
+    for codec in ("none", "zstd"):
+        with session_settings(spark, {"spark.sql.parquet.compression.codec": codec}):
+            lake.append(LocalRows([row(n) for n in range(500)], columns), codec)
+    assert found("none") == found("zstd")
+    assert lake.size("zstd") < lake.size("none") / 2
 
     with pytest.raises(Py4JJavaError, match="seven"):
         lake.append(LocalRows([{"a": "Ann", "n": "seven"}], "a STRING, n BIGINT"), "wrong")
