@@ -246,9 +246,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         else:
             _write(run, to_quarantine, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, source, table, accounts))
-        has_duplicates = report.rows_deduplicated + report.rows_superseded > 0
-        kept = _without_duplicates(valid, duplicates, ranked, declared.key) if has_duplicates else _columns(valid)
-        _write(run, kept, target, writer, scope)
+        _write(run, _kept(report, valid, duplicates, ranked, declared.key), target, writer, scope)
         for frame in (ranked, duplicates):
             frame.unpersist()
         return report
@@ -511,8 +509,12 @@ def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deli
     return rows.withColumn("_keep", (F.row_number().over(order) == 1) & ~F.col("_is_known"))
 
 
-def _without_duplicates(valid: DataFrame, duplicates: DataFrame, ranked: DataFrame, key: list[str]) -> DataFrame:
+def _kept(
+    report: SilverReport, valid: DataFrame, duplicates: DataFrame, ranked: DataFrame, key: list[str]
+) -> DataFrame:
     """One row per key, with the silver table's columns and the lineage."""
+    if not report.rows_deduplicated + report.rows_superseded:
+        return _columns(valid)
     single = valid.join(duplicates, key, "left_anti")
     kept = ranked.where("_keep").select(*single.columns)
     return _columns(single.unionByName(kept))

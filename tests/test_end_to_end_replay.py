@@ -120,7 +120,7 @@ def test_a_replay_of_one_rule_that_is_cut_short_is_finished_by_the_next_run_and_
         ask(lab, mended, "created_at_readable")
         with monkeypatch.context() as patch:
             # Quarantine and accounts are written, the table is not.
-            patch.setattr(silver, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(silver, "_kept", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 lab.run(mended, first="silver", until="silver")
         assert list(held(lab).values()) == [["id_valid"]]

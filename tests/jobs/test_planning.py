@@ -213,7 +213,7 @@ def test_a_plan_names_what_a_crash_left(lab: Lab, members: Source) -> None:
 
     # In bronze, and not in silver, but in quarantine already.
     lab.land("members/c.log", entry(CYD) + NO_DATE)
-    crashed(lab, silver, "_report", members)
+    crashed(lab, silver, "_kept", members)
     second = plan_then_run(lab, members)
     assert not files(second, "read")
     assert reasons(second)["silver/members/member_entries"] == "batch 3 is new"
@@ -290,7 +290,7 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
 
     # Rows that were parsed in another time zone are parsed anew, though no file is new.
     elsewhere = interactions.model_copy(update={"timezone": "America/New_York"})
-    crashed(lab, silver, "_report", elsewhere)  # before the first table is written
+    crashed(lab, silver, "_kept", elsewhere)  # before the first table is written
     with pytest.raises(AssayError, match="rows are to be parsed anew, as settings were changed, and are not yet"):
         lab.run(elsewhere, first="gold")
     plan = plan_then_run(lab, elsewhere)

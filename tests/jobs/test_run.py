@@ -78,7 +78,7 @@ def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_n
     lax = relaxed(strict, "has_counselor")
     for name, minute, before, now in (("a", 1, strict, lax), ("b", 2, lax, strict)):
         lab.land(f"contacts/{name}.jsonl", lines(minute) + line(counselors="[]", call_rating=minute))
-        crashed(lab, silver, "_report", before)  # quarantine is written by then, and silver is not
+        crashed(lab, silver, "_kept", before)  # quarantine is written by then, and silver is not
         lab.run(now)
     assert lab.account("silver") == {"contacts/a.jsonl": (2, 2, 0, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
     assert lab.table("silver/contacts/contacts").count() == 3
