@@ -118,7 +118,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
     """
     found = Accounting(is_of_files=file is not None)
     histories = {source.name: run.ledger.history(source.name) for source in sources}
-    paths = {name: sorted(history.newest_versions()) for name, history in histories.items()}
+    paths = {name: sorted(history.paths()) for name, history in histories.items()}
     wanted = paths if file is None else {name: matching_files(file, there) for name, there in paths.items()}
     if file is not None and not any(wanted.values()):
         raise ConfigurationError(f"no file that was ever delivered is called {file!r}", _close(file, paths.values()))
@@ -153,9 +153,7 @@ def _findings(source: Source, history: History, paths: set[str]) -> list[Finding
     for path, event in sorted(history.newest_versions().items()):
         if path not in paths or event.status == "loaded":
             continue
-        first = origin.get(event.content_hash)
-        again = "its content was read before" if first in (None, event.source_file) else f"a copy of {first}"
-        why = again if event.status == "known" else event.reason or ""
+        why = event.why_known(origin.get(event.content_hash)) if event.status == "known" else event.reason or ""
         found.append(Finding(source.name, event.source_file, event.batch_id, event.status, why))
     return found
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from jobs.commands import look, releases
-from jobs.commands.options import JsonOption, SourceOption, VerboseOption, WaitOption
+from jobs.commands.options import LARGEST_NUMBER, JsonOption, SourceOption, VerboseOption, WaitOption
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
@@ -130,7 +130,9 @@ def replay(
     rule: Annotated[
         str | None, typer.Option(help="Only rows that this rule holds back. Example: --rule action_known")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Only rows of this batch. Example: --batch 12")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="Only rows of this batch. Example: --batch 12")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would pass, write nothing. Example: --source credits --dry-run")
     ] = False,

@@ -209,8 +209,7 @@ def _sort_files(planned: SourcePlan, events: Sequence[FileEvent], decided: Histo
         if event.status == "rejected":
             planned.set_aside.append(PlannedFile(event.source_file, event.size, event.reason or ""))
         elif event.status == "known":
-            first = origin[event.content_hash]
-            why = "its content was read before" if first == event.source_file else f"a copy of {first}"
+            why = event.why_known(origin[event.content_hash])
             planned.delivered_again.append(PlannedFile(event.source_file, event.size, why))
         else:
             known = earlier.get(event.source_file)

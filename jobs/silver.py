@@ -241,8 +241,11 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
         report, quarantined = _report(accounts, results), _quarantined(held_back, declared)
         to_quarantine: Rows = quarantined if report.rows_quarantined else LocalRows([], quarantined.schema)
-        if _is_quarantine_ahead(run, source, table):
-            run.lake.replace(to_quarantine, quarantine, scope.where)
+        if _is_quarantine_ahead(run, source, table) and scope.rebuild:
+            run.lake.overwrite(to_quarantine, quarantine)
+        elif _is_quarantine_ahead(run, source, table):
+            # What it has of later batches, which are still to come, is of a pass that was cut short as well.
+            run.lake.replace(to_quarantine, quarantine, f"({scope.where}) OR _batch_id > {scope.through}")
         else:
             _write(run, to_quarantine, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, source, table, accounts))

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+LARGEST_NUMBER = 2**63 - 1  # that Postgres and Delta can count to
+
 SourceOption = Annotated[
     list[str] | None,
     typer.Option("--source", "-s", help="Only this source; may be repeated. Example: --source contacts"),

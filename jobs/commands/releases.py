@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import JsonOption, VerboseOption, WaitOption
+from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption
 from jobs.engine.lock import exclusive
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def releases(
-        limit: Annotated[int, typer.Option(min=1, help="Only the newest so many. Example: --limit 5")] = 20,
+        limit: Annotated[
+            int, typer.Option(min=1, max=LARGEST_NUMBER, help="Only the newest so many. Example: --limit 5")
+        ] = 20,
         as_json: JsonOption = False,
         verbose: VerboseOption = False,
     ) -> None:
@@ -30,7 +32,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def rollback(
-        to: Annotated[int, typer.Option("--to", min=1, help="The release to show again. Example: --to 3")],
+        to: Annotated[
+            int, typer.Option("--to", min=1, max=LARGEST_NUMBER, help="The release to show again. Example: --to 3")
+        ],
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Check and say what would change. Example: --to 3 --dry-run")
         ] = False,

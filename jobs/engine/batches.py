@@ -3,8 +3,10 @@
 Content counts, not names: a *content* is a file's SHA-256. It is read once, ever. It is **live** while some path's
 newest version has it, and its rows are **superseded** as soon as none does. So a file delivered again under another
 name adds nothing, a file replaced in place takes its earlier rows out, and a content that returns is live again unread.
+A path that is gone has its content until that is delivered under another one: it was moved there.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +23,9 @@ Delivery = tuple[int, str]
 class FileEvent:
     """What was decided about one version of one file.
 
-    `loaded`: its rows are read in batch `batch_id`. `known`: its content was read before. `rejected`: set aside whole,
-    for `reason`; a later `rejected` of the same batch and path replaces the earlier decision.
+    `loaded`: its rows are read in batch `batch_id`. `known`: its content was read before; if it was moved, `reason`
+    lists the paths that had it and were gone, as JSON. `rejected`: set aside whole, for `reason`; a later `rejected` of
+    the same batch and path replaces the earlier decision.
     """
 
     source_file: str
@@ -32,6 +35,17 @@ class FileEvent:
     status: Status
     reason: str | None
     batch_id: int
+
+    @property
+    def moved_from(self) -> list[str]:
+        """The paths that had this content, known by now, and were gone when it came."""
+        return list(json.loads(self.reason)) if self.status == "known" and self.reason else []
+
+    def why_known(self, first: str | None) -> str:
+        """Why a file adds no rows whose content was first read under the path `first`, if that is known."""
+        if self.moved_from:
+            return f"moved from {', '.join(self.moved_from)}"
+        return "its content was read before" if first in (None, self.source_file) else f"a copy of {first}"
 
 
 @dataclass(frozen=True)
@@ -137,10 +151,15 @@ class History:
                 oldest[event.content_hash] = min(delivered, oldest.get(event.content_hash, delivered))
         return {delivery: oldest[self._decided[delivery].content_hash] for delivery in self.live()}
 
-    def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
-        """The newest event of each path; with `accepted`, the newest whose content was read.
+    def paths(self) -> set[str]:
+        """All paths that were ever delivered."""
+        return {event.source_file for event in self._of_its_paths()}
 
-        That of a file that was set aside was not, nor that of its copies, which were planned as known.
+    def newest_versions(self, through: int | None = None, *, accepted: bool = False) -> dict[str, FileEvent]:
+        """The newest event of each path that was not moved since; with `accepted`, the newest whose content was read.
+
+        That of a file that was set aside was not, nor that of its copies, which were planned as known. Of full extracts
+        one path alone counts, by its time: to move it changes nothing.
         """
         last = self.newest_batch if through is None else through
         events = [event for event in self._of_its_paths() if event.batch_id <= last]
@@ -150,6 +169,8 @@ class History:
             is_read = event.status != "rejected" and event.content_hash in read
             if is_read or not accepted:
                 newest[event.source_file] = event
+            for path in event.moved_from if not self._is_full_extract else ():
+                newest.pop(path, None)
         return newest
 
     def live(self, through: int | None = None) -> set[Delivery]:
@@ -187,10 +208,13 @@ def plan(
     listing: Sequence[LandingFile],
     hash_contents: Callable[[list[str]], Mapping[str, str | Unreadable]],
     is_as_it_was_read: Callable[[FileEvent], bool] = lambda _: True,
+    *,
+    is_whole: bool = True,
 ) -> list[FileEvent]:
     """The next batch: one event for each listed file that is new or changed; empty if none is.
 
-    Changed is a file of another size or time, and one that would be read otherwise than it was.
+    Changed is a file of another size or time, and one that would be read otherwise than it was. Only where the listing
+    `is_whole` are files that it lacks gone.
     """
     read_before = {event.content_hash for event in history.loaded()}
     # A copy of a content that could not be read after all is not seen yet.
@@ -209,20 +233,33 @@ def plan(
     unfit = {file.path: Unreadable(file.unfit) for file in changed if file.unfit}
     contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1
+    gone = _gone(history, listing) if is_whole else {}
     events = []
     for file in changed:
         content = contents.get(file.path, EMPTY)
+        content_hash: str | None = None
+        reason: str | None
         status: Status
         at = file.modified_at
         if isinstance(content, Unreadable):
-            status, content_hash, reason = "rejected", None, content.reason
+            status, reason = "rejected", content.reason
             if content.may_pass:
                 at = -1  # so that the next plan takes the file for a new one
         else:
-            status, content_hash, reason = ("known" if content in read_before else "loaded"), content, None
+            status, content_hash = ("known" if content in read_before else "loaded"), content
+            reason = json.dumps(gone[content]) if status == "known" and content in gone else None
             read_before.add(content)
         events.append(FileEvent(file.path, file.size, at, content_hash, status, reason, batch_id))
     return events
+
+
+def _gone(history: History, listing: Sequence[LandingFile]) -> dict[str | None, list[str]]:
+    """The paths that are no longer listed, by the content that they have."""
+    there, found = {file.path for file in listing}, dict[str | None, list[str]]()
+    for path, event in sorted(history.newest_versions(accepted=True).items()):
+        if path not in there:
+            found.setdefault(event.content_hash, []).append(path)
+    return found
 
 
 def vanished_or_changed(events: Iterable[FileEvent], listing: Iterable[LandingFile]) -> list[FileEvent]:

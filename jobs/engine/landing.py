@@ -4,6 +4,7 @@ Paths in here are relative to the landing root, e.g. `contacts/2026-11-21.jsonl`
 """
 
 import bz2
+import codecs
 import errno
 import glob
 import gzip
@@ -56,6 +57,8 @@ class Unreadable:
 
 
 EMPTY = Unreadable("the file is empty")
+# Some editors write a byte order mark alone for an empty file.
+_ONLY_A_MARK = hashlib.sha256(codecs.BOM_UTF8).hexdigest()
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
@@ -129,7 +132,8 @@ def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict
     hash_one = partial(_hash_local, local) if local else partial(_hash_hadoop, spark, root)
     paths = list(paths)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return dict(zip(paths, pool.map(hash_one, paths), strict=True))
+        found = zip(paths, pool.map(hash_one, paths), strict=True)
+        return {path: EMPTY if content == _ONLY_A_MARK else content for path, content in found}
 
 
 def local_path(root: str) -> Path | None:

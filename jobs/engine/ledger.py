@@ -139,10 +139,15 @@ class Ledger:
         return request
 
     def ingested_between(self, source: str, first: date, last: date) -> list[int]:
-        """The batches planned on days from `first` to `last`, both included, in UTC."""
+        """The batches planned, or read into bronze, on days from `first` to `last`, both included, in UTC.
+
+        After a crash in between, a batch is read by a later run than the one that planned it.
+        """
         days = F.to_date("recorded_at").between(F.lit(first), F.lit(last))
-        files = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & days)
-        return sorted(row["batch_id"] for row in files.select("batch_id").distinct().collect())
+        planned = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & days)
+        read = self.all_accounts().where((F.col("source") == source) & (F.col("layer") == "bronze") & days)
+        batches = planned.select("batch_id").union(read.select("batch_id")).distinct()
+        return sorted(row["batch_id"] for row in batches.collect())
 
     def planned_at(self, source: str, batch_id: int) -> str:
         """When the run began that planned a batch of files, as ISO time in UTC."""

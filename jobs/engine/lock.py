@@ -68,7 +68,10 @@ def exclusive(
 @contextmanager
 def _locked_file(file: Path, lakehouse: str, holder: Holder, wait_seconds: float) -> Iterator[None]:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        # For its owner alone, as it has what raw files say of people. One that is there may be meant for others, too.
+        if not file.parents[1].exists():
+            file.parents[1].mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
         # Python closes it on exec: Spark's JVM and the embedded Postgres outlive this process and must not keep it.
         lock = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")
     except OSError as error:

@@ -97,9 +97,12 @@ def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | Non
 def source_file(spark: SparkSession, root: str) -> Column:
     """The path of a row's file below the landing root. Spark reports it as a URI, with characters escaped."""
     base = hadoop_path(spark, root)
-    prefix = str(base.getFileSystem(hadoop_configuration(spark)).makeQualified(base).toUri().getRawPath())
-    found, folder = F.col("_metadata.file_path"), prefix.rstrip("/")
-    # Below the root of the file system, it is all of the URI's path.
-    from_root = F.regexp_replace(found, "^[^/]+:(//[^/]*)?/", "")
-    below = F.substring_index(found, f"{folder}/", -1) if folder else from_root
+    address = base.getFileSystem(hadoop_configuration(spark)).makeQualified(base).toUri()
+    found, folder = F.col("_metadata.file_path"), f"{str(address.getRawPath()).rstrip('/')}/"
+    if folder == "/":  # below the root of the file system, it is all of the URI's path
+        below = F.regexp_replace(found, "^[^/]+:(//[^/]*)?/", "")
+    else:  # after the first place where the folder stands, as there may be another of its name below it
+        scheme, authority = address.getScheme(), address.getRawAuthority()
+        start = F.locate(folder, found, len(f"{scheme}://{authority}" if authority else f"{scheme}:") + 1)
+        below = F.substr(found, start + F.lit(len(folder)))
     return F.url_decode(F.replace(below, F.lit("+"), F.lit("%2B")))

@@ -141,7 +141,8 @@ def check_expressions(
             continue
         place += ".expression"
         try:
-            kind = parsed.select(F.expr(rule.expression)).schema[0].dataType.simpleString()
+            # Beside the columns, where an expression over many rows, such as a sum, has no place.
+            kind = parsed.select("*", F.expr(rule.expression)).schema[-1].dataType.simpleString()
         except AnalysisException as error:
             raise ConfigurationError(
                 f"{place}: {_finding(error, parsed.columns)}", _suggestion(error, parsed)

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from py4j.java_gateway import JavaMember
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import ConfigurationError
@@ -68,9 +70,9 @@ def start_session(
     with _standard_error_to(log):
         spark = SparkSession.builder.appName("assay").getOrCreate()
     for name in _ASKED_FOR_BY_PYSPARK:
-        setattr(spark._jvm, name, getattr(spark._jvm, name))
+        setattr(spark._jvm, name, java_class(spark, name))
     if not str(spark.sparkContext.master).startswith("yarn"):
-        _forget_services(spark)
+        _forget_services(spark.sparkContext)
     _verify_settings(spark)
     return spark
 
@@ -101,22 +103,39 @@ def java_class(spark: SparkSession, name: str) -> Any:
 
 
 @cache
-def _java_class(jvm: Any, name: str) -> Any:
-    return getattr(jvm, name)
+def _java_class(jvm: Any, name: str) -> "_JavaClass":
+    return _JavaClass(getattr(jvm, name))
 
 
-def _forget_services(spark: SparkSession) -> None:
+class _JavaClass:
+    """A class of the JVM whose static methods are looked up once: py4j asks Java for one with every call of it."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._found, name)
+        if isinstance(member, JavaMember):
+            setattr(self, name, member)
+        return member
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._found(*arguments)
+
+
+@cache
+def _forget_services(context: SparkContext) -> None:
     """Takes out of Hadoop's settings the defaults of services that are not there; what is set otherwise stays.
 
     They are two thirds of all, and Spark copies them, and packs and unpacks them, with every query, job and task.
     """
-    settings = spark.sparkContext._jsc.hadoopConfiguration()
-    defaults = java_class(spark, "org.apache.hadoop.conf.Configuration")(False)
+    java, settings = context._jvm, context._jsc.hadoopConfiguration()
+    defaults = _java_class(java, "org.apache.hadoop.conf.Configuration")(False)
     for file in ("core-default.xml", "mapred-default.xml", "yarn-default.xml"):
         defaults.addResource(file)
     found = settings.getValByRegex(_OF_SERVICES)
     found.entrySet().retainAll(defaults.getValByRegex(_OF_SERVICES).entrySet())
-    for name in java_class(spark, "java.lang.String").join(" ", found.keySet()).split():
+    for name in _java_class(java, "java.lang.String").join(" ", found.keySet()).split():
         settings.unset(name)
 
 

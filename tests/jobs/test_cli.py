@@ -60,6 +60,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         ),
         (["run", "--until", "platinum"], {}, "--until"),
         (["nonsense"], {}, "nonsense"),
+        (["rollback", "--to", str(2**63)], {}, "'--to': Input should be less than or equal to 9223372036854775807"),
         (["run"], {"ASSAY_LANDIGN": "x"}, "environment variable ASSAY_LANDIGN: no such setting"),
         (
             ["run"],

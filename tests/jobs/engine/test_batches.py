@@ -128,6 +128,44 @@ def test_a_vanished_file_keeps_its_rows() -> None:
     assert (events, history.live()) == ([], {(1, "a")})
 
 
+def test_a_file_that_was_moved_and_is_replaced_then_takes_its_earlier_rows_out() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1", "other": "2"}
+    history, _ = deliver(History(), landing)
+    landing.contents = {"b": "1", "other": "2"}
+    history, events = deliver(history, landing)
+    assert [(e.source_file, e.status, e.moved_from) for e in events] == [("b", "known", ["a"])]
+    assert events[0].why_known("a") == "moved from a"
+    assert history.live() == {(1, "a"), (1, "other")}
+    assert deliver(history, landing)[1] == []
+    landing.contents["b"] = "another"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"b": "loaded"}
+    assert history.live() == {(1, "other"), (3, "b")}
+    assert history.dead() == {(1, "a")}
+    assert history.paths() == {"a", "b", "other"}
+    # What is back where it was is no longer moved; nothing but its content brings rows back.
+    landing.contents["a"] = "broken"
+    history, events = deliver(history, landing)
+    assert (statuses(events), history.dead()) == ({"a": "rejected"}, {(1, "a"), (4, "a")})
+    assert deliver(history, landing)[1] == []
+    landing.contents["a"] = "1"
+    history, events = deliver(history, landing)
+    assert statuses(events) == {"a": "known"}
+    assert history.live() == {(1, "a"), (1, "other"), (3, "b")}
+
+
+def test_what_is_copied_or_only_not_looked_at_was_not_moved() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["b"] = "1"
+    (copy,) = deliver(history, landing)[1]
+    named = [file for file in landing.listing() if file.path == "b"]
+    (alone,) = plan(history, named, landing.hashes, is_whole=False)
+    assert [(e.status, e.moved_from) for e in (copy, alone)] == [("known", [])] * 2
+
+
 def test_empty_and_unreadable_files_are_set_aside_with_the_reason_and_not_tried_again() -> None:
     landing = Landing()
     landing.contents = {"a": "", "b": "broken"}
@@ -245,6 +283,12 @@ def test_a_full_extract_delivered_again_is_the_newest_again() -> None:
     first, second = event("a", 1, at=10), event("b", 2, at=20)
     again = event("a again", 3, at=30, status="known", content=first.content_hash or "")
     assert full_extract(first, second, again).live() == {(1, "a")}
+
+
+def test_a_full_extract_that_was_moved_keeps_its_time() -> None:
+    first, second = event("a", 1, at=30), event("b", 2, at=20)
+    moved = replace(event("c", 3, at=10, status="known", content=first.content_hash or ""), reason='["a"]')
+    assert full_extract(first, second, moved).live() == {(1, "a")}
 
 
 def test_a_full_extract_that_was_set_aside_replaces_nothing() -> None:

@@ -19,6 +19,8 @@ from jobs.engine.landing import EMPTY, Unreadable, _hash_hadoop, content_hashes,
 
 def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: SparkSession) -> None:
     files = {"a.gz": gzip.compress(b""), "a.bz2": bz2.compress(b""), "b.gz": gzip.compress(b"b")}
+    (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf")
+    assert content_hashes(spark, str(tmp_path), ["mark.jsonl"]) == {"mark.jsonl": EMPTY}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     expected = {"a.gz": EMPTY, "a.bz2": EMPTY, "b.gz": hashlib.sha256(files["b.gz"]).hexdigest()}

@@ -36,6 +36,16 @@ def test_what_was_recorded_last_counts_within_a_run_and_after_a_clock_was_set_ba
     assert len(set(stamps)) == len(steps)
 
 
+def test_a_batch_was_ingested_when_it_was_planned_and_when_it_was_read(spark: SparkSession, tmp_path: Path) -> None:
+    lake, day = Lakehouse(spark, str(tmp_path)), timedelta(days=1)
+    file = FileEvent("members/a.log", 1, 1, "a", "loaded", None, 1)
+    Ledger(lake, "killed", NOW).record_plan("members", [file])
+    ledger = Ledger(lake, "next", NOW + day)
+    ledger.record_accounts([replace(ACCOUNT, layer="bronze"), replace(ACCOUNT, batch_id=2)])
+    days = [(NOW + number * day).date() for number in range(-1, 3)]
+    assert [ledger.ingested_between("members", day, day) for day in days] == [[], [1], [1], []]
+
+
 def test_a_batch_is_planned_by_one_run_alone(spark: SparkSession, tmp_path: Path) -> None:
     lake = Lakehouse(spark, str(tmp_path))
     one, other = Ledger(lake, "one", NOW), Ledger(lake, "other", NOW)

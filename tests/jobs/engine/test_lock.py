@@ -97,6 +97,14 @@ def test_the_lock_is_free_again_after_the_work_and_after_an_error(
             raise KeyError
 
 
+def test_a_new_lakehouse_is_for_its_owner_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir(mode=0o750)
+    for folder, mode in ((tmp_path / "data/new", 0o700), (there, 0o750)):
+        with exclusive(str(folder), "assay run", database=no_database):
+            assert folder.stat().st_mode & 0o777 == mode
+
+
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     expected = f"cannot lock {tmp_path}/file: Not a directory: {tmp_path}/file/ops/.lock"

@@ -54,6 +54,15 @@ def test_files_are_named_by_their_path_below_any_root(tmp_path: Path, spark: Spa
         assert [row["_source_file"] for row in read_lines(spark, base, [path]).collect()] == [path]
 
 
+def test_below_the_root_there_may_be_a_folder_that_is_called_like_it(tmp_path: Path, spark: SparkSession) -> None:
+    path = f"{str(tmp_path).removeprefix('/')}/a.log"
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text("line\n")
+    for base in (str(tmp_path), f"file://{tmp_path}/"):
+        assert [row["_source_file"] for row in read_lines(spark, base, [path]).collect()] == [path]
+
+
 @pytest.mark.parametrize(
     ("header", "names"),
     [

@@ -94,6 +94,13 @@ def test_a_value_must_be_in_the_table_that_it_references(spark: SparkSession) ->
     assert row["r"][0]["expression"] == "boss references people(person_id)"
 
 
+def test_a_rule_over_one_row_that_needs_many_is_a_configuration_error(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([], "id INT")
+    average = Rule(name="low", expression="avg(id) < 4", action="warn", reason="r")
+    with pytest.raises(ConfigurationError, match=r"tables.t.rules\[0\].expression: MISSING_GROUP_BY"):
+        rules.check_expressions("s", "t", rows, [average])
+
+
 def test_a_rule_over_many_rows_that_names_no_column_is_a_configuration_error(spark: SparkSession) -> None:
     rows, people = spark.createDataFrame([], "id INT, boss INT"), spark.createDataFrame([], "id INT")
     for rule, column in ((ONE_NAME, "name"), (KNOWN, "person_id")):

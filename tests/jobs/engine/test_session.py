@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.engine import session
 from jobs.engine.database import Database
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import (
@@ -92,6 +93,7 @@ def test_hadoop_has_the_defaults_of_yarn_only_where_spark_runs_on_it(
     default, own = "yarn.resourcemanager.max-completed-applications", "yarn.resourcemanager.hostname"
     settings.set(default, "1000")
     settings.set(own, "manager.example")
+    session._forget_services.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(spark.sparkContext, "master", "yarn")
         start_session()
