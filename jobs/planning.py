@@ -167,13 +167,13 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
 def _plan_source(run: Run, source: Source) -> SourcePlan:
     planned, listed = SourcePlan(source.name, ignored=bronze.ignored(run, source)), bronze.listing(run, source)
     before = run.ledger.history(source.name)
-    planned.vanished = [
-        PlannedFile(e.source_file, e.size, "its rows stay") for e in bronze.vanished(source, before, listed)
-    ]
     planned.unfinished, decided = _unfinished(run, source, before, listed)
     events = bronze.next_batch(run, source, decided, listed)
     _sort_files(planned, events, decided)
     after = decided.followed_by(events)
+    planned.vanished = [
+        PlannedFile(e.source_file, e.size, "its rows stay") for e in bronze.vanished(source, after, listed)
+    ]
     changing = _plan_silver(run, source, after, planned)
     if all(table in changing or run.lake.exists(table) for table in _parsed(source)):
         for recipes in (gold.derived_silver(source), gold.gold(source)):

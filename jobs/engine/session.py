@@ -28,6 +28,9 @@ FOR_FEW_ROWS = {
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # A few small files are one task, and one file again, where else there would be a task for each core.
+    "spark.sql.files.minPartitionNum": "1",
+    "spark.sql.files.maxPartitionBytes": "2m",
 }
 # What rows would be read otherwise without, and nobody would notice; conf/spark-defaults.conf says why.
 RESULTS_DEPEND_ON = {
