@@ -139,8 +139,8 @@ def ignored(run: Run, source: Source) -> list[str]:
 
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """What to take from the landing folder after all that was decided before; empty if nothing is new."""
-    contents, is_as_it_was_read = partial(_contents, run, source), partial(_is_as_it_was_read, source)
-    return plan(decided, listed, contents, is_as_it_was_read, is_whole=not _named_file(source))
+    is_looked_for = partial(is_expected, patterns=_landing(run, source)[1])
+    return plan(decided, listed, partial(_contents, run, source), partial(_is_as_it_was_read, source), is_looked_for)
 
 
 def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:

@@ -73,8 +73,8 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
     """Writes down that all rows ingested from `first` to `last` (days in UTC) are to be refined anew.
 
     So are batches that have duplicates of their rows, for those may be held back now: later ones, and earlier ones that
-    were refined anew when these rows were there. Of a batch that silver has not read it is not known yet whether it has
-    any. None if no rows were ingested then.
+    were refined anew when these rows were there. Of a batch that silver has not read, or is still to refine anew, it is
+    not known yet whether it has any. None if no rows were ingested then.
     """
     _refuse_unfinished(run, source)
     found = run.ledger.ingested_between(source.name, first, last)
@@ -84,12 +84,12 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
     of_source = (F.col("source") == source.name) & (F.col("layer") == "silver") & (F.col("rows_deduplicated") > 0)
     rows = run.ledger.accounts().where(of_source).select("batch_id").distinct().collect()
     duplicates = {row["batch_id"] for row in rows if row["batch_id"] > min(found) or row["batch_id"] in anew}
-    unread = {
-        event.batch_id
-        for table, raw in source.parsed_tables.items()
-        for event in bronze.history(run, source, raw).loaded(silver.done_through(run, source, table))
-    }
-    return run.ledger.ask(source.name, "backfill", sorted({*found, *duplicates, *unread}))
+    to_come: set[int] = set()
+    for table, raw in source.parsed_tables.items():
+        history, done = bronze.history(run, source, raw), silver.done_through(run, source, table)
+        to_come |= {event.batch_id for event in history.loaded(done)}
+        to_come |= {batch for request in history.requests if request.batch_id > done for batch in request.batches}
+    return run.ledger.ask(source.name, "backfill", sorted({*found, *duplicates, *to_come}))
 
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:

@@ -244,8 +244,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         if _is_quarantine_ahead(run, source, table) and scope.rebuild:
             run.lake.overwrite(to_quarantine, quarantine)
         elif _is_quarantine_ahead(run, source, table):
-            # What it has of later batches, which are still to come, is of a pass that was cut short as well.
-            run.lake.replace(to_quarantine, quarantine, f"({scope.where}) OR _batch_id > {scope.through}")
+            run.lake.replace(to_quarantine, quarantine, scope.where)
         else:
             _write(run, to_quarantine, quarantine, writer, scope)
         run.ledger.record_accounts(_news(run, source, table, accounts))
@@ -379,9 +378,11 @@ def next_scope(
         return Scope(0, decided.newest_planned, True, frozenset(decided.dead()))
     is_outdated = decided.changes_what_was_read(done)
     if quarantined > done:
-        # A pass that a crash cut short may have made quarantine anew for what has been taken back since.
+        # A pass that a crash cut short may have made quarantine anew for what has been taken back since: that of what
+        # was done, or of what a request is about.
         earlier = [decided.through(batch) for batch in range(done + 1, decided.newest_planned)]
-        is_outdated |= any(before.changes_what_was_read(done) for before in earlier)
+        numbers = [done, *[asked.batch_id for asked in decided.requests if asked.batch_id > done]]
+        is_outdated |= any(before.changes_what_was_read(number) for before in earlier for number in numbers)
     # Where the newest file wins, one that is delivered again may turn out to be older than it seemed.
     news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
     if request:  # after it, nothing would account for the rows of a file that was set aside while it was read

@@ -3,7 +3,7 @@
 Content counts, not names: a *content* is a file's SHA-256. It is read once, ever. It is **live** while some path's
 newest version has it, and its rows are **superseded** as soon as none does. So a file delivered again under another
 name adds nothing, a file replaced in place takes its earlier rows out, and a content that returns is live again unread.
-A path that is gone has its content until that is delivered under another one: it was moved there.
+A path that is gone has its content until a file of the same time brings that under another one: it was moved there.
 """
 
 import json
@@ -65,8 +65,8 @@ class Request:
 class History:
     """All file events of one source, or of one of its raw tables.
 
-    With `is_full_extract`, only the newest file counts: by modification time, then by batch. `elsewhere` are events of
-    its paths that are about other raw tables: where patterns were changed, a path's newest version may be one of them.
+    With `is_full_extract`, only the newest file counts: by modification time, then by batch. `elsewhere` are the events
+    about other raw tables: where patterns were changed, the newest version of one of its paths may be among them.
     """
 
     def __init__(
@@ -97,9 +97,7 @@ class History:
         wanted, others = list[FileEvent](), list[FileEvent]()
         for event in self._decided.values():
             (wanted if is_wanted(event) else others).append(event)
-        paths = {event.source_file for event in wanted}
-        elsewhere = [event for event in others if event.source_file in paths]
-        return History(wanted, self.requests, is_full_extract=is_full_extract, elsewhere=elsewhere)
+        return History(wanted, self.requests, is_full_extract=is_full_extract, elsewhere=others)
 
     def through(self, batch_id: int) -> "History":
         """This history as of batch `batch_id`, with all requests."""
@@ -163,14 +161,15 @@ class History:
         """
         last = self.newest_batch if through is None else through
         events = [event for event in self._of_its_paths() if event.batch_id <= last]
-        read = {event.content_hash for event in events if event.status == "loaded"}
+        read = {event.content_hash for event in [*events, *self._elsewhere] if event.status == "loaded"}
         newest: dict[str, FileEvent] = {}
         for event in events:
             is_read = event.status != "rejected" and event.content_hash in read
             if is_read or not accepted:
                 newest[event.source_file] = event
             for path in event.moved_from if not self._is_full_extract else ():
-                newest.pop(path, None)
+                if path in newest and newest[path].content_hash == event.content_hash:
+                    del newest[path]
         return newest
 
     def live(self, through: int | None = None) -> set[Delivery]:
@@ -195,8 +194,9 @@ class History:
 
     def _of_its_paths(self) -> list[FileEvent]:
         """All events of its paths, in the order of their batches."""
-        found = list(self._decided.values())
-        return sorted([*found, *self._elsewhere], key=lambda event: event.batch_id) if self._elsewhere else found
+        found, paths = list(self._decided.values()), {path for _, path in self._decided}
+        elsewhere = [event for event in self._elsewhere if event.source_file in paths]
+        return sorted([*found, *elsewhere], key=lambda event: event.batch_id) if elsewhere else found
 
     def changes_what_was_read(self, through: int) -> bool:
         """Whether batches after `through` took out, or brought back, rows of batches up to `through`."""
@@ -208,13 +208,12 @@ def plan(
     listing: Sequence[LandingFile],
     hash_contents: Callable[[list[str]], Mapping[str, str | Unreadable]],
     is_as_it_was_read: Callable[[FileEvent], bool] = lambda _: True,
-    *,
-    is_whole: bool = True,
+    is_looked_for: Callable[[str], bool] = lambda _: True,
 ) -> list[FileEvent]:
     """The next batch: one event for each listed file that is new or changed; empty if none is.
 
-    Changed is a file of another size or time, and one that would be read otherwise than it was. Only where the listing
-    `is_whole` are files that it lacks gone.
+    Changed is a file of another size or time, and one that would be read otherwise than it was. A path that is not
+    listed is gone only if it `is_looked_for`.
     """
     read_before = {event.content_hash for event in history.loaded()}
     # A copy of a content that could not be read after all is not seen yet.
@@ -233,7 +232,7 @@ def plan(
     unfit = {file.path: Unreadable(file.unfit) for file in changed if file.unfit}
     contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1
-    gone = _gone(history, listing) if is_whole else {}
+    gone = _gone(history, listing, is_looked_for) if changed else {}
     events = []
     for file in changed:
         content = contents.get(file.path, EMPTY)
@@ -247,18 +246,21 @@ def plan(
                 at = -1  # so that the next plan takes the file for a new one
         else:
             status, content_hash = ("known" if content in read_before else "loaded"), content
-            reason = json.dumps(gone[content]) if status == "known" and content in gone else None
+            moved_from = gone.pop((content, at), None) if status == "known" else None
+            reason = json.dumps(moved_from) if moved_from else None
             read_before.add(content)
         events.append(FileEvent(file.path, file.size, at, content_hash, status, reason, batch_id))
     return events
 
 
-def _gone(history: History, listing: Sequence[LandingFile]) -> dict[str | None, list[str]]:
-    """The paths that are no longer listed, by the content that they have."""
-    there, found = {file.path for file in listing}, dict[str | None, list[str]]()
+def _gone(
+    history: History, listing: Sequence[LandingFile], is_looked_for: Callable[[str], bool]
+) -> dict[tuple[str | None, int], list[str]]:
+    """The paths that are no longer listed, by the content that they have and its time, which who moves a file keeps."""
+    there, found = {file.path for file in listing}, dict[tuple[str | None, int], list[str]]()
     for path, event in sorted(history.newest_versions(accepted=True).items()):
-        if path not in there:
-            found.setdefault(event.content_hash, []).append(path)
+        if path not in there and is_looked_for(path):
+            found.setdefault((event.content_hash, event.modified_at), []).append(path)
     return found
 
 

@@ -294,27 +294,18 @@ def _files(spark: SparkSession, path: str, version: int) -> list[File]:
     """The files of a version of the table at `path`; a few, if there are many."""
     engine = _engine(spark)
     table = java_class(spark, "io.delta.kernel.Table").forPath(engine, path)
+    as_json = java_class(spark, "io.delta.kernel.defaults.internal.json.JsonUtils").rowToJson
     batches = table.getSnapshotAsOfVersion(engine, version).getScanBuilder().build().getScanFiles(engine)
     found: list[File] = []
-    ordinals: tuple[int, ...] = ()
     try:
         while len(found) <= FEW_FILES and batches.hasNext():
             rows = batches.next().getRows()
             while len(found) <= FEW_FILES and rows.hasNext():
-                row = rows.next()
-                add, name, size, modified_at = ordinals = ordinals or _ordinals(row)
-                added = row.getStruct(add)
-                found.append(File(added.getString(name), added.getLong(size), added.getLong(modified_at)))
+                added = json.loads(as_json(rows.next()))["add"]
+                found.append(File(added["path"], added["size"], added["modificationTime"]))
     finally:
         batches.close()
     return found
-
-
-def _ordinals(row: Any) -> tuple[int, ...]:
-    """Where Kernel's rows have what adds a file, and where that has the file's path, size and time."""
-    add = row.getSchema().indexOf("add")
-    columns = row.getStruct(add).getSchema()
-    return (add, *[int(columns.indexOf(name)) for name in ("path", "size", "modificationTime")])
 
 
 def _added(spark: SparkSession, file: File, rows: int | None = None) -> Any:

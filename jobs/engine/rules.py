@@ -1,10 +1,11 @@
 """The quality gate: rules of conf/sources/<source>.yaml over the rows of one silver table."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from operator import and_, or_
+from operator import or_
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
@@ -15,6 +16,7 @@ from jobs.engine.local_rows import no_rows
 from jobs.engine.sources import SOURCES_FOLDER, Rule
 
 VIOLATIONS = "_violations"
+_REASONS = "array<struct<rule: string, reason: string, expression: string>>"
 # Of fewer rows a share says little: two bad rows of three must not fail a run.
 RATES_COUNT_FROM_ROWS = 100
 
@@ -72,32 +74,22 @@ def evaluate(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
 
 def no_reasons() -> Column:
     """NULL in place of reasons."""
-    return F.lit(None).cast("array<struct<rule: string, reason: string, expression: string>>")
+    return F.lit(None).cast(_REASONS)
 
 
 def reasons(rules: Sequence[Rule]) -> Column:
     """For a quarantined row: the violated rules, as ARRAY<STRUCT<rule, reason, expression>>."""
     texts = [
-        F.struct(
-            F.lit(rule.name).alias("rule"),
-            F.lit(rule.reason).alias("reason"),
-            F.lit(rule.text).alias("expression"),
-        )
-        for rule in rules
-        if rule.action != "warn"
+        {"rule": rule.name, "reason": rule.reason, "expression": rule.text} for rule in rules if rule.action != "warn"
     ]
-    return F.filter(F.array(*texts), lambda text: F.array_contains(VIOLATIONS, text["rule"]))
+    all_texts = F.from_json(F.lit(json.dumps(texts)), _REASONS)
+    return F.filter(all_texts, lambda text: F.array_contains(VIOLATIONS, text["rule"]))
 
 
 def metrics(rules: Sequence[Rule]) -> list[Column]:
     """Aggregates over evaluated rows: how many there are, and violate each rule; of a `warn` rule, only kept rows."""
-    is_kept = F.size(VIOLATIONS) == 0
-    counts = [F.count(F.lit(1)).alias("rows")]
-    for rule in rules:
-        found = F.array_contains("warnings", rule.name) & is_kept
-        found = found if rule.action == "warn" else F.array_contains(VIOLATIONS, rule.name)
-        counts.append(F.count_if(found).alias(f"rule:{rule.name}"))
-    return counts
+    counts = [f"count_if({_is_found(rule)}) AS `rule:{rule.name}`" for rule in rules]
+    return [F.expr(count) for count in ("count(1) AS rows", *counts)]
 
 
 def results(table: str, rules: Sequence[Rule], found: Mapping[str, int]) -> list[RuleResult]:
@@ -107,7 +99,7 @@ def results(table: str, rules: Sequence[Rule], found: Mapping[str, int]) -> list
 
 def violations(rule: Rule) -> Column:
     """How many rows violate a rule, as an aggregate."""
-    return F.count_if(~_passes(rule)).alias(f"rule:{rule.name}")
+    return F.expr(f"count_if(NOT {_passes(rule)}) AS `rule:{rule.name}`")
 
 
 def enforce(results: Sequence[RuleResult]) -> None:
@@ -162,17 +154,28 @@ def _check_columns(place: str, rule: Rule, parsed: DataFrame, tables: Mapping[st
             )
 
 
+def _is_found(rule: Rule) -> str:
+    """SQL: whether an evaluated row counts among those that violate a rule."""
+    if rule.action == "warn":
+        return f"array_contains(warnings, '{rule.name}') AND size({VIOLATIONS}) = 0"
+    return f"array_contains({VIOLATIONS}, '{rule.name}')"
+
+
 def _violated(rules: Sequence[Rule]) -> Column:
     """The names of the rules that a row violates, ARRAY<STRING>."""
-    names = F.array_compact(F.array(*[F.when(~_passes(rule), F.lit(rule.name)) for rule in rules]))
-    # Nearly every row passes all: only for the others is it worth while to make a list.
-    passes_all = reduce(and_, [_passes(rule) for rule in rules], F.lit(True))
-    return F.when(passes_all, F.array().cast("array<string>")).otherwise(names.cast("array<string>"))
+    # Nearly every row passes all: only for the others is it worth while to make a list. In SQL, as each function of a
+    # Column is a call to Java of its own, and there are many rules.
+    passes_all = " AND ".join(_passes(rule) for rule in rules) or "true"
+    names = ", ".join(f"CASE WHEN NOT {_passes(rule)} THEN '{rule.name}' END" for rule in rules)
+    return F.expr(
+        f"CASE WHEN {passes_all} THEN CAST(array() AS ARRAY<STRING>) "
+        f"ELSE CAST(array_compact(array({names})) AS ARRAY<STRING>) END"
+    )
 
 
-def _passes(rule: Rule) -> Column:
-    """Whether a row passes a rule: one that cannot tell, NULL, does not pass it."""
-    return F.coalesce(F.expr(rule.condition), F.lit(False))
+def _passes(rule: Rule) -> str:
+    """SQL: whether a row passes a rule; one that cannot tell, NULL, does not pass it."""
+    return f"coalesce((\n{rule.condition}\n), false)"  # its last line may end in a comment
 
 
 def _finding(error: AnalysisException, columns: list[str]) -> str:

@@ -26,22 +26,23 @@ def checksum(frame: DataFrame) -> Column:
 
     Whoever changes it gives WAY_OF_HASHING another number.
     """
-    parts = [part for field in frame.schema for part in _hashed(field)]
-    return F.sum(F.xxhash64(*parts).cast("decimal(38,0)"))
+    parts = ", ".join(part for field in frame.schema for part in _hashed(field))
+    # In SQL, as each function of a Column is a call to Java of its own.
+    return F.expr(f"sum(CAST(xxhash64({parts}) AS DECIMAL(38, 0)))")
 
 
 WAY_OF_HASHING = 2  # checksums that were recorded with another number cannot be compared
 
 
-def _hashed(field: StructField) -> list[Column]:
-    """What is hashed of a column, in such an order that no two values run into the same.
+def _hashed(field: StructField) -> list[str]:
+    """What is hashed of a column, in SQL, in such an order that no two values run into the same.
 
     Spark leaves out NULLs and hashes an array as its elements, as if they were columns of their own.
     """
-    value = F.col(f"`{field.name}`")
+    value = f"`{field.name}`"
     if not isinstance(field.dataType, ArrayType):
-        return [value.isNull(), value]
-    return [value.isNull(), F.size(value), F.transform(value, lambda element: element.isNull()), value]
+        return [f"{value} IS NULL", value]
+    return [f"{value} IS NULL", f"size({value})", f"transform({value}, element -> element IS NULL)", value]
 
 
 def metrics(frame: DataFrame) -> list[Column]:

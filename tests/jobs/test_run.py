@@ -147,6 +147,11 @@ def test_a_batch_that_was_planned_and_not_read_takes_no_rows_out() -> None:
     assert ahead == silver.Scope(0, 4, True, frozenset({(3, "members/a.log")}))
     even = silver.next_scope(members, table, History([*read, replaced, restored]), 2, 4, quarantined=2)
     assert even == silver.Scope(2, 4, False, frozenset({(3, "members/a.log")}))
+    # The same of what a request is about, which nothing has read yet.
+    asked = Request(3, "backfill", (2,))
+    taken_out = [event("members/b.log", 4, "three"), event("members/b.log", 5, "two", "known")]
+    anew = silver.next_scope(members, table, History([*read, *taken_out], [asked]), 1, 5, quarantined=2)
+    assert anew == silver.Scope(0, 2, True, frozenset({(4, "members/b.log")}))
 
     # One that was set aside while it was read has rows in bronze, which are to be accounted for before a request.
     changed = replace(event("members/c.log", 3, "four"), status="rejected")
@@ -531,6 +536,8 @@ def test_accounts_that_are_recorded_twice_count_once(lab: Lab) -> None:
 
 def test_little_is_interpreted_and_the_sessions_settings_come_back(lab: Lab, spark: SparkSession) -> None:
     compiled = dict.fromkeys(FOR_FEW_ROWS, "true") | {
+        "spark.sql.files.minPartitionNum": "2",
+        "spark.sql.files.maxPartitionBytes": "64m",
         "spark.sql.shuffle.partitions": "4",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.codegen.factoryMode": "FALLBACK",

@@ -155,15 +155,44 @@ def test_a_file_that_was_moved_and_is_replaced_then_takes_its_earlier_rows_out()
     assert history.live() == {(1, "a"), (1, "other"), (3, "b")}
 
 
-def test_what_is_copied_or_only_not_looked_at_was_not_moved() -> None:
+def test_what_is_copied_sent_again_or_only_not_looked_for_was_not_moved() -> None:
     landing = Landing()
     landing.contents = {"a": "1"}
     history, _ = deliver(History(), landing)
     landing.contents["b"] = "1"
     (copy,) = deliver(history, landing)[1]
-    named = [file for file in landing.listing() if file.path == "b"]
-    (alone,) = plan(history, named, landing.hashes, is_whole=False)
-    assert [(e.status, e.moved_from) for e in (copy, alone)] == [("known", [])] * 2
+    del landing.contents["a"]
+    (elsewhere,) = plan(history, landing.listing(), landing.hashes, is_looked_for=lambda path: path != "a")
+    landing.touched["b"] = 5  # by who sends what was archived once more, in its time
+    (again,) = deliver(history, landing)[1]
+    assert [(e.status, e.moved_from) for e in (copy, elsewhere, again)] == [("known", [])] * 3
+
+
+def test_of_files_with_one_content_that_are_moved_together_one_tells_of_all() -> None:
+    landing = Landing()
+    landing.contents = dict.fromkeys(("a1", "a2", "a3"), "1")
+    history, _ = deliver(History(), landing)
+    landing.contents = dict.fromkeys(("b1", "b2", "b3"), "1")
+    history, events = deliver(history, landing)
+    assert [event.moved_from for event in events] == [["a1", "a2", "a3"], [], []]
+    landing.contents = {"b1": "of b1", "b2": "1"}
+    history, _ = deliver(history, landing)
+    assert history.live() == {(1, "a1"), (3, "b1")}
+    landing.contents = {"b2": "of b2"}
+    history, _ = deliver(history, landing)
+    assert history.live() == {(1, "a1"), (3, "b1"), (4, "b2")}, "b3 is gone, and was not moved"
+
+
+def test_what_was_set_aside_where_a_file_was_moved_from_is_still_told() -> None:
+    landing = Landing()
+    landing.contents = {"a": "1"}
+    history, _ = deliver(History(), landing)
+    landing.contents["a"] = "broken"
+    history, _ = deliver(history, landing)
+    landing.contents = {"b": "1"}
+    history, _ = deliver(history, landing)
+    assert history.newest_versions()["a"].status == "rejected"
+    assert history.newest_versions(accepted=True).keys() == {"b"}
 
 
 def test_empty_and_unreadable_files_are_set_aside_with_the_reason_and_not_tried_again() -> None:
@@ -318,6 +347,10 @@ def test_a_path_that_is_read_for_another_raw_table_no_longer_counts_for_the_form
         assert customers.through(1).live() == {(1, "a")}
         assert customers.loaded() == [first]
     assert of_raw_table("contracts", first, moved).live() == {(2, "a")}
+    # Also if its content there was read under another path.
+    known = event("a", 2, at=10, content="contracts:2", status="known")
+    contracts = event("b", 1, at=10, content="contracts:2")
+    assert of_raw_table("customers", first, contracts, known).live() == set()
 
     # If the other table could not read it, nothing has changed; and it may come back.
     refused = replace(moved, status="rejected", reason="no header")
