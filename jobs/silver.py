@@ -241,12 +241,12 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
         # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
         report, quarantined = _report(accounts, results), _quarantined(held_back, declared)
         to_quarantine: Rows = quarantined if report.rows_quarantined else LocalRows([], quarantined.schema)
-        if _is_quarantine_ahead(run, source, table) and scope.rebuild:
-            run.lake.overwrite(to_quarantine, quarantine)
-        elif _is_quarantine_ahead(run, source, table):
-            run.lake.replace(to_quarantine, quarantine, scope.where)
-        else:
+        if not _is_quarantine_ahead(run, source, table):
             _write(run, to_quarantine, quarantine, writer, scope)
+        elif scope.rebuild:
+            run.lake.overwrite(to_quarantine, quarantine)
+        else:
+            run.lake.replace(to_quarantine, quarantine, scope.where)
         run.ledger.record_accounts(_news(run, source, table, accounts))
         _write(run, _kept(report, valid, duplicates, ranked, declared.key), target, writer, scope)
         for frame in (ranked, duplicates):

@@ -194,9 +194,12 @@ class History:
 
     def _of_its_paths(self) -> list[FileEvent]:
         """All events of its paths, in the order of their batches."""
-        found, paths = list(self._decided.values()), {path for _, path in self._decided}
+        found = list(self._decided.values())
+        if not self._elsewhere:
+            return found
+        paths = {path for _, path in self._decided}
         elsewhere = [event for event in self._elsewhere if event.source_file in paths]
-        return sorted([*found, *elsewhere], key=lambda event: event.batch_id) if elsewhere else found
+        return sorted([*found, *elsewhere], key=lambda event: event.batch_id)
 
     def changes_what_was_read(self, through: int) -> bool:
         """Whether batches after `through` took out, or brought back, rows of batches up to `through`."""

@@ -143,9 +143,9 @@ class Ledger:
 
         After a crash in between, a batch is read by a later run than the one that planned it.
         """
-        days = F.to_date("recorded_at").between(F.lit(first), F.lit(last))
-        planned = self._read(FILES, FILE_SCHEMA).where((F.col("source") == source) & days)
-        read = self.all_accounts().where((F.col("source") == source) & (F.col("layer") == "bronze") & days)
+        is_wanted = (F.col("source") == source) & F.to_date("recorded_at").between(F.lit(first), F.lit(last))
+        planned = self._read(FILES, FILE_SCHEMA).where(is_wanted)
+        read = self.all_accounts().where(is_wanted & (F.col("layer") == "bronze"))
         batches = planned.select("batch_id").union(read.select("batch_id")).distinct()
         return sorted(row["batch_id"] for row in batches.collect())
 

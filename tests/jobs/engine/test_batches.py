@@ -35,6 +35,13 @@ def deliver(history: History, landing: Landing) -> tuple[History, list[FileEvent
     return History([*history._decided.values(), *events]), events
 
 
+def delivered(contents: dict[str, str]) -> tuple[Landing, History]:
+    """A landing folder of which all that it holds was delivered once, and what was decided then."""
+    landing = Landing()
+    landing.contents = contents
+    return landing, deliver(History(), landing)[0]
+
+
 def statuses(events: list[FileEvent]) -> dict[str, str]:
     return {event.source_file: event.status for event in events}
 
@@ -49,18 +56,14 @@ def test_new_files_make_a_batch_and_are_not_planned_again() -> None:
 
 
 def test_only_new_or_changed_files_are_hashed() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["b"] = "2"
     deliver(history, landing)
     assert landing.hashed == ["b"]
 
 
 def test_the_same_content_under_another_name_is_known() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["b"] = "1"
     history, events = deliver(history, landing)
     assert statuses(events) == {"b": "known"}
@@ -74,9 +77,7 @@ def test_two_new_files_with_one_content_are_read_once() -> None:
 
 
 def test_the_same_file_with_another_time_is_known() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.touched["a"] = 5
     history, events = deliver(history, landing)
     assert statuses(events) == {"a": "known"}
@@ -84,9 +85,7 @@ def test_the_same_file_with_another_time_is_known() -> None:
 
 
 def test_a_replaced_file_supersedes_its_earlier_rows() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1", "b": "2"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1", "b": "2"})
     landing.contents["a"] = "3!"
     history, events = deliver(history, landing)
     assert statuses(events) == {"a": "loaded"}
@@ -97,9 +96,7 @@ def test_a_replaced_file_supersedes_its_earlier_rows() -> None:
 
 
 def test_content_that_another_file_still_has_stays_live_when_its_first_file_is_replaced() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1", "b": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1", "b": "1"})
     landing.contents["a"] = "2!"
     history, _ = deliver(history, landing)
     assert history.live() == {(1, "a"), (2, "a")}
@@ -107,9 +104,7 @@ def test_content_that_another_file_still_has_stays_live_when_its_first_file_is_r
 
 
 def test_content_that_returns_is_live_again_without_being_read() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["a"] = "22"
     history, _ = deliver(history, landing)
     landing.contents["a"] = "1"
@@ -120,18 +115,14 @@ def test_content_that_returns_is_live_again_without_being_read() -> None:
 
 
 def test_a_vanished_file_keeps_its_rows() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents = {}
     history, events = deliver(history, landing)
     assert (events, history.live()) == ([], {(1, "a")})
 
 
 def test_a_file_that_was_moved_and_is_replaced_then_takes_its_earlier_rows_out() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1", "other": "2"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1", "other": "2"})
     landing.contents = {"b": "1", "other": "2"}
     history, events = deliver(history, landing)
     assert [(e.source_file, e.status, e.moved_from) for e in events] == [("b", "known", ["a"])]
@@ -156,9 +147,7 @@ def test_a_file_that_was_moved_and_is_replaced_then_takes_its_earlier_rows_out()
 
 
 def test_what_is_copied_sent_again_or_only_not_looked_for_was_not_moved() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["b"] = "1"
     (copy,) = deliver(history, landing)[1]
     del landing.contents["a"]
@@ -169,9 +158,7 @@ def test_what_is_copied_sent_again_or_only_not_looked_for_was_not_moved() -> Non
 
 
 def test_of_files_with_one_content_that_are_moved_together_one_tells_of_all() -> None:
-    landing = Landing()
-    landing.contents = dict.fromkeys(("a1", "a2", "a3"), "1")
-    history, _ = deliver(History(), landing)
+    landing, history = delivered(dict.fromkeys(("a1", "a2", "a3"), "1"))
     landing.contents = dict.fromkeys(("b1", "b2", "b3"), "1")
     history, events = deliver(history, landing)
     assert [event.moved_from for event in events] == [["a1", "a2", "a3"], [], []]
@@ -184,9 +171,7 @@ def test_of_files_with_one_content_that_are_moved_together_one_tells_of_all() ->
 
 
 def test_what_was_set_aside_where_a_file_was_moved_from_is_still_told() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["a"] = "broken"
     history, _ = deliver(history, landing)
     landing.contents = {"b": "1"}
@@ -220,9 +205,7 @@ def test_a_file_that_the_system_refused_is_tried_again_as_it_is() -> None:
 
 
 def test_a_broken_replacement_leaves_the_earlier_rows_in_force() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1"})
     landing.contents["a"] = "broken"
     history, events = deliver(history, landing)
     assert statuses(events) == {"a": "rejected"}
@@ -361,9 +344,7 @@ def test_a_path_that_is_read_for_another_raw_table_no_longer_counts_for_the_form
 
 
 def test_a_file_that_would_be_read_otherwise_now_is_planned_again() -> None:
-    landing = Landing()
-    landing.contents = {"a": "1", "b": "2"}
-    history, _ = deliver(History(), landing)
+    landing, history = delivered({"a": "1", "b": "2"})
     hashes = lambda paths: {path: f"other:{path}" for path in paths}  # noqa: E731
     events = plan(history, landing.listing(), hashes, lambda event: event.source_file == "a")
     assert [(e.source_file, e.content_hash, e.status) for e in events] == [("b", "other:b", "loaded")]
