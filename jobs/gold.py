@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, IntegralType
 
@@ -27,7 +27,8 @@ from jobs.silver import shapes as silver_shapes
 
 _LOG_DAYS = 2 * 365  # for which a new gold table keeps its log
 _NO_VERSION = -1
-_MOST_SLICES = 400  # of more, to compute the table anew takes no longer
+_TOUCHED = "_touched"
+_FEW_PARTS = 400  # so many are named in the query itself: a filter on them goes before more than a join does
 
 
 @dataclass
@@ -298,12 +299,11 @@ def _rows(run: Run, source: Source, recipe: Recipe, changes: Mapping[str, Change
         return _with_changes_added_up(run, source, recipe, changes)
     inputs = {name: run.lake.read(path) for name, path in recipe.inputs.items()}
     rows = call(recipe.transform, inputs, source)
+    _check_groups(recipe, {**inputs, "what its transform returns": rows})
     if recipe.declared.sum_by:
         return _added_up(recipe, rows)
-    if changes is not None and recipe.declared.slice_by:
-        is_touched = _is_touched(source, recipe, inputs, changes)
-        if is_touched is not None:
-            return run.lake.read(recipe.table).where(~is_touched).unionByName(rows.where(is_touched))
+    if changes is not None and recipe.declared.parts_by:
+        return _with_parts_anew(run.lake.read(recipe.table), rows, _touched(source, recipe, inputs, changes))
     return rows
 
 
@@ -346,7 +346,7 @@ def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
     None if that is not known or not little, if the table cannot be built on, or is declared to be computed as a whole.
     """
     declared = recipe.declared
-    if not (declared.row_by_row or declared.slice_by or declared.sum_by) or _is_unfounded(run, recipe, logic):
+    if not (declared.row_by_row or declared.parts_by or declared.sum_by) or _is_unfounded(run, recipe, logic):
         return None
     before, found = run.ledger.table_states()[recipe.table].inputs, dict[str, Changes]()
     for name, path in recipe.inputs.items():
@@ -357,31 +357,48 @@ def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
     return found
 
 
-def _is_touched(
+def _touched(
     source: Source, recipe: Recipe, inputs: Mapping[str, DataFrame], changes: Mapping[str, Changes]
-) -> Column | None:
-    """Whether a row's slice has other rows since the changed rows of the inputs came and went.
+) -> DataFrame:
+    """One row per slice, or group, that has other rows since the changed rows of the inputs came and went."""
+    if by := recipe.declared.group_by:
+        changed = [rows for change in changes.values() for rows in (change.added, change.removed) if rows is not None]
+        touched = [rows.select(by) for rows in changed]
+    else:
+        by, none = str(recipe.declared.slice_by), {name: frame.where("false") for name, frame in inputs.items()}
+        came = {name: change.added for name, change in changes.items() if change.added is not None}
+        went = {name: change.removed for name, change in changes.items() if change.removed is not None}
+        # Apart: rows that came and rows that went may cancel each other out.
+        touched = [call(recipe.transform, none | rows, source).select(by) for rows in (came, went)]
+    return reduce(DataFrame.union, touched).distinct()
 
-    None if such slices are many, or if one has no value.
+
+def _with_parts_anew(before: DataFrame, rows: DataFrame, touched: DataFrame) -> DataFrame:
+    """The table as it was `before`, with its slices, or groups, that are `touched` computed anew, as in `rows`.
+
+    Spark computes of `rows` what is asked for: a filter on slices, or a join by groups, goes before what makes them.
     """
-    column = str(recipe.declared.slice_by)
-
-    def slices(changed: Mapping[str, DataFrame | None]) -> DataFrame:
-        """Those that these rows alone have rows in."""
-        none = {name: frame.where("false") for name, frame in inputs.items()}
-        rows = {name: none[name] if frame is None else frame for name, frame in changed.items()}
-        return call(recipe.transform, rows, source).select(column)
-
-    # Apart: rows that came and rows that went may cancel each other out.
-    came = slices({name: change.added for name, change in changes.items()})
-    went = slices({name: change.removed for name, change in changes.items()})
-    found = came.union(went).distinct()
+    by = touched.columns[0]
     # As text, for Python knows no date after the year 9999.
-    touched = [row[0] for row in found.select(F.col(column).cast("string")).limit(_MOST_SLICES + 1).collect()]
-    if None in touched or len(touched) > _MOST_SLICES:
-        return None
-    values = [F.lit(value).cast(found.schema[column].dataType) for value in touched]
-    return F.coalesce(F.col(column).isin(*values), F.lit(False))
+    few = [row[0] for row in touched.select(F.col(by).cast("string")).limit(_FEW_PARTS + 1).collect()]
+    if len(few) <= _FEW_PARTS:
+        values = [F.lit(value).cast(rows.schema[by].dataType) for value in few if value is not None]
+        is_null = F.col(by).isNull() & F.lit(None in few)
+        is_touched = is_null | F.coalesce(F.col(by).isin(*values), F.lit(False))
+        return before.where(~is_touched).unionByName(rows.where(is_touched))
+    touched = touched.withColumnRenamed(by, _TOUCHED)
+    is_same = F.col(by).eqNullSafe(F.col(_TOUCHED))
+    return before.join(touched, is_same, "left_anti").unionByName(rows.join(touched, is_same, "left_semi"))
+
+
+def _check_groups(recipe: Recipe, tables: Mapping[str, DataFrame]) -> None:
+    """Raises ConfigurationError if a table that is computed group by group, or an input of it, lacks their column."""
+    by = recipe.declared.group_by
+    if by and (lacking := [name for name, rows in tables.items() if by not in rows.columns]):
+        raise ConfigurationError(
+            f"{_named([recipe.table])} is declared group_by {by}, and {lacking[0]} has no such column",
+            "expected a column of the table and of all that it is computed from; or leave group_by out",
+        )
 
 
 def _waves(inputs: Mapping[str, set[str]]) -> Iterator[list[str]]:

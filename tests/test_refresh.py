@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import transforms.contacts
@@ -27,9 +27,11 @@ from jobs.silver import call
 from scripts.proof.world import relaxed
 from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE
+from tests.test_end_to_end_members import ANN, BOB, CYD, entry
 from tests.transforms.rows import assert_rows
 
 Loads = list[tuple[str, int]]
+DEE = "d2d6ee1abc22511c"
 DAYS = [f"2023-{month:02}-{day:02}" for month in range(1, 11) for day in range(1, 29)]
 NOT_KNOWN = {"call_rating": None, "initial_risk_level": None, "client_pronouns": None}
 SUMS = ["silver/contacts/case_days", "silver/contacts/pronoun_risk_levels"]
@@ -52,16 +54,17 @@ def transferred(day: str, *, to: str, until: str | None = None, **fields: object
 
 
 @pytest.fixture
-def slices(monkeypatch: pytest.MonkeyPatch) -> dict[str, Column | None]:
-    """By table, what its newest computation took for the rows whose slices are touched."""
-    found: dict[str, Column | None] = {}
-    original = gold._is_touched
+def touched(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """By table, the slices, or groups, that its newest computation computed anew."""
+    found: dict[str, set[str]] = {}
+    original = gold._touched
 
-    def watched(source: Source, recipe: gold.Recipe, *rest: Any) -> Column | None:
-        found[recipe.table] = original(source, recipe, *rest)
-        return found[recipe.table]
+    def watched(source: Source, recipe: gold.Recipe, *rest: Any) -> DataFrame:
+        rows = original(source, recipe, *rest)
+        found[recipe.table] = {str(row[0]) for row in rows.select(F.col(rows.columns[0]).cast("string")).collect()}
+        return rows
 
-    monkeypatch.setattr(gold, "_is_touched", watched)
+    monkeypatch.setattr(gold, "_touched", watched)
     return found
 
 
@@ -96,23 +99,23 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     return loads
 
 
-def assert_as_a_whole(lab: Lab, contacts: Source) -> None:
+def assert_as_a_whole(lab: Lab, source: Source, columns: Mapping[str, str]) -> None:
     """Every derived table has the rows that its inputs make of it, as recorded, and Postgres has them, too."""
     states = lab.start().ledger.table_states()
-    for recipe in [*gold.derived_silver(contacts), *gold.gold(contacts)]:
+    for recipe in [*gold.derived_silver(source), *gold.gold(source)]:
         inputs = {name: lab.table(path) for name, path in recipe.inputs.items()}
         expected, actual = (
             Counter(map(str, frame.collect()))
-            for frame in (call(recipe.transform, inputs, contacts), lab.table(recipe.table))
+            for frame in (call(recipe.transform, inputs, source), lab.table(recipe.table))
         )
         assert actual == expected, recipe.table
         assert states[recipe.table].row_count == expected.total()
         assert states[recipe.table].delta_version == lab.lake.version(recipe.table)
         total = lab.table(recipe.table).agg(checksum(lab.table(recipe.table))).collect()[0][0]
         assert int(states[recipe.table].checksum) == total
-    for table, columns in COLUMNS.items():
-        rows = [tuple(row) for row in lab.table(f"gold/contacts/{table}").select(*columns.split(", ")).collect()]
-        assert Counter(lab.query(f"SELECT {columns} FROM gold.{table}")) == Counter(rows), table
+    for table, names in columns.items():
+        rows = [tuple(row) for row in lab.table(f"gold/{source.name}/{table}").select(*names.split(", ")).collect()]
+        assert Counter(lab.query(f"SELECT {names} FROM gold.{table}")) == Counter(rows), table
 
 
 def files(lab: Lab, table: str) -> set[str]:
@@ -122,7 +125,7 @@ def files(lab: Lab, table: str) -> set[str]:
 def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_that_go(
     lab: Lab,
     loads: Loads,
-    slices: dict[str, Column | None],
+    touched: dict[str, set[str]],
     added_up: dict[str, bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -140,16 +143,14 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     loads.clear()
     lab.land("contacts/news.jsonl", transferred("2023-11-01", to="Bo") + late + long + known + backwards)
     assert lab.run(contacts).release_id == 2
-    assert_as_a_whole(lab, contacts)
+    assert_as_a_whole(lab, contacts, COLUMNS)
     assert dict(loads)["gold.contacts"] == dict(loads)["gold.transfers"] == 3
     for table, its_files in before.items():
         assert its_files < files(lab, table), f"{table}: rows were added to those there were"
     assert lab.query("SELECT count(*) FROM gold.counselor_daily_cases WHERE counselor_name = 'Bo'") == [(2,)]
     assert added_up == dict.fromkeys(SUMS, False)
-    touched = slices["silver/contacts/open_case_days"]
-    assert touched is not None
-    days = lab.table("silver/contacts/open_case_days").where(touched).select("day").distinct().collect()
-    assert {str(row["day"]) for row in days} == {"2023-05-05", "2023-06-06", "2023-06-09", "2023-11-01"}
+    days = {"2023-05-05", "2023-06-06", "2023-06-09", "2023-11-01"}
+    assert touched == {"silver/contacts/open_case_days": days}
 
     # Nothing but what is known, and what is held back: no table is written.
     versions = {recipe.table: lab.lake.version(recipe.table) for recipe in gold.gold(contacts)}
@@ -165,7 +166,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     loads.clear()
     lab.land("contacts/more.jsonl", transferred("2023-11-02", to="Bo"))
     lab.run(contacts)
-    assert_as_a_whole(lab, contacts)
+    assert_as_a_whole(lab, contacts, COLUMNS)
     assert [rows for table, rows in loads if table == "gold.contacts"] == [1, len(DAYS) + 4]
     assert [rows for table, rows in loads if table == "gold.transfers"] == [len(DAYS) + 4]
 
@@ -184,7 +185,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
             lab.run(contacts)
     assert lab.table("silver/contacts/transfers").count() == len(DAYS) + 5
     lab.run(contacts)
-    assert_as_a_whole(lab, contacts)
+    assert_as_a_whole(lab, contacts, COLUMNS)
 
     # The rows of two batches are replaced, and one of each is let in.
     days_of_ed = "SELECT day::text FROM gold.counselor_daily_cases WHERE counselor_name = 'Ed' ORDER BY day"
@@ -194,7 +195,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     lab.run(mended, first="silver")
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 7,)]
     assert lab.query(days_of_ed) == [("2023-07-07",), ("2023-07-08",)]
-    assert_as_a_whole(lab, contacts)
+    assert_as_a_whole(lab, contacts, COLUMNS)
     assert added_up == dict.fromkeys(SUMS, True)
 
     # Both are held back again, that of the batch that was replayed and has duplicates, too: Ed has no case any more.
@@ -205,7 +206,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(len(DAYS) + 5,)]
     assert lab.query(days_of_ed) == []
     assert added_up == dict.fromkeys(SUMS, True)
-    assert_as_a_whole(lab, contacts)
+    assert_as_a_whole(lab, contacts, COLUMNS)
 
 
 @pytest.mark.usefixtures("loads")
@@ -239,7 +240,7 @@ def test_a_table_that_was_removed_and_made_anew_before_a_crash_is_not_added_to(
 
 @pytest.mark.usefixtures("loads")
 def test_rows_without_a_slice_are_never_lost(
-    lab: Lab, slices: dict[str, Column | None], monkeypatch: pytest.MonkeyPatch
+    lab: Lab, touched: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cases(contacts: DataFrame) -> DataFrame:
         day = F.to_date("started_at")
@@ -254,15 +255,66 @@ def test_rows_without_a_slice_are_never_lost(
     # Its days are after the last that Python knows.
     endless = contact("9999-12-31 23:00:00-05:00", "9999-12-31 23:30:00-05:00")
     a, b = endless + transferred("2023-02-02", to="Cyd"), transferred("2023-02-01", to="Cyd")
-    for file, content, expected in (("a", a, (11, 2)), ("b", b, (12, 2))):
+    for file, content, expected, days in (
+        ("a", a, (11, 2), {"None", "2023-02-02"}),
+        ("b", b, (12, 2), {"None"}),
+    ):
         lab.land(f"contacts/{file}.jsonl", content)
         lab.run(contacts, until="gold")
         found = {row["day"]: row["count"] for row in lab.table("gold/contacts/counselor_daily_cases").collect()}
         assert (found[None], found[date(2023, 2, 2)]) == expected
         assert sum(found.values()) == sum(expected) + len(DAYS) - 11
-        # Rows without one are touched: then all is computed.
-        assert slices["gold/contacts/counselor_daily_cases"] is None
-        assert slices["silver/contacts/open_case_days"] is not None
+        assert touched["gold/contacts/counselor_daily_cases"] == days
+
+
+@pytest.mark.usefixtures("loads")
+def test_members_are_computed_anew_who_have_other_entries_also_late_ones_and_ones_that_go(
+    lab: Lab, touched: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = load_sources(["members"])[0]
+    tables = {
+        "member": "id, created_at, age",
+        "engagement_segments": "segment, member_count",
+        "member_follow_reco_rolling": "member_id, entry_number, follow_reco, rolling_average",
+    }
+    grouped = ("silver/members/newest_entries", "gold/members/member_follow_reco_rolling")
+    lab.land("members/a.log", entry(ANN, on="2023-06-20", follow_reco=80.25) + entry(ANN) + entry(BOB, age=30))
+    lab.land("members/c.log", entry(CYD, follow_reco=90) + entry(BOB, on="2023-06-28", follow_reco=99))
+    lab.run(members)
+    assert touched == {}
+    assert_as_a_whole(lab, members, tables)
+
+    # An entry before all others, which alone would not make its member one who follows; the newest one of another
+    # member; a line that is known; and a member who is new.
+    late, newest = entry(ANN, on="2023-06-01", follow_reco=10), entry(CYD, on="2023-07-01", age=50, follow_reco=1)
+    lab.land("members/news.log", late + newest + entry(ANN) + entry(DEE))
+    lab.run(members)
+    assert touched == {table: {ANN, CYD, DEE} for table in grouped}
+    assert_as_a_whole(lab, members, tables)
+    assert lab.query(
+        "SELECT entry_number, rolling_average FROM gold.member_follow_reco_rolling WHERE entry_number > 1 "
+        f"AND member_id = '{ANN}' ORDER BY 1"
+    ) == [(2, 10.0), (3, 45.125)]
+
+    # A file that was replaced takes entries out: one member is none any more, another is as before, and older. As many
+    # as these are joined, not named.
+    monkeypatch.setattr(gold, "_FEW_PARTS", 0)
+    lab.land("members/c.log", entry(BOB, age=31))
+    lab.land("members/news.log", late + entry(ANN))
+    lab.run(members)
+    assert touched == {table: {ANN, BOB, CYD, DEE} for table in grouped}
+    assert_as_a_whole(lab, members, tables)
+    assert lab.query("SELECT id, age FROM gold.member ORDER BY id") == [(ANN, 48), (BOB, 31)]
+
+
+def test_a_group_that_an_input_does_not_have_is_named(lab: Lab) -> None:
+    content = with_gold("members", "engagement_segments").model_dump(by_alias=True)
+    content["publish"]["engagement_segments"]["group_by"] = "segment"
+    lab.land("members/a.log", entry(ANN))
+    with pytest.raises(ConfigurationError) as error:
+        lab.run(Source.model_validate(content), until="gold")
+    says = "gold.members.engagement_segments is declared group_by segment, and newest_entries has no such column"
+    assert str(error.value).startswith(says)
 
 
 @pytest.mark.parametrize(

@@ -371,10 +371,12 @@ def _counselor_scope(name: Column) -> Column:
 
 
 def _changes(intervals: DataFrame) -> DataFrame:
-    """Two rows per interval: `at` it starts and ends, and by how many the open cases of its scope `change`."""
-    start = F.struct(F.col("started_at").alias("at"), F.lit(1).alias("change"))
-    end = F.struct(F.col("ended_at").alias("at"), F.lit(-1).alias("change"))
-    return intervals.select("scope", F.inline(F.array(start, end)))
+    """Two rows per interval: `at` it starts and ends, and by how many the open cases of its scope `change`.
+
+    As a union, through which Spark has a filter on days pass, as it does not through a function that makes rows.
+    """
+    starts = intervals.select("scope", F.col("started_at").alias("at"), F.lit(1).alias("change"))
+    return starts.unionByName(intervals.select("scope", F.col("ended_at").alias("at"), F.lit(-1).alias("change")))
 
 
 def _uses(pronoun: str) -> Column:

@@ -93,12 +93,32 @@ def member_entries(raw: DataFrame) -> DataFrame:
     return read.select("*", *[_is_readable(field).alias(f"_has_readable_{field}") for field in FIELDS[2:]]).drop("text")
 
 
+def newest_entries(member_entries: DataFrame) -> DataFrame:
+    """One row per member: the entry with the greatest `created_at`, and of several the one that arrived last."""
+    newest_first = Window.partitionBy("member_id").orderBy(*[F.col(name).desc_nulls_last() for name in _ORDER])
+    placed = member_entries.withColumn("_place", F.row_number().over(newest_first)).where("_place = 1")
+    return placed.select(
+        "member_id",
+        "entry_id",
+        "created_at",
+        "sex",
+        "age",
+        "default_language_en",
+        "waiting_list_time",
+        "waiting_list_time_raw",
+        "black_and_white_design",
+        "follow_reco",
+        "follow_reco_raw",
+        "follow_reco_above_50p",
+    )
+
+
 # -- gold --
 
 
-def member(member_entries: DataFrame) -> DataFrame:
+def member(newest_entries: DataFrame) -> DataFrame:
     """One row per member: their newest entry, numbers rounded half up; NULL for one that its type cannot hold."""
-    return _newest(member_entries).select(
+    return newest_entries.select(
         F.col("member_id").alias("id"),
         "created_at",
         F.col("sex").try_cast(WHOLE).alias("sex"),
@@ -111,7 +131,7 @@ def member(member_entries: DataFrame) -> DataFrame:
     )
 
 
-def engagement_segments(member_entries: DataFrame) -> DataFrame:
+def engagement_segments(newest_entries: DataFrame) -> DataFrame:
     """Three rows, also without any member: how many members are in each segment, by their newest entry.
 
     Decision: an unknown value meets no condition, so that an entry is in `Low Engagement` unless what is known of it
@@ -125,7 +145,7 @@ def engagement_segments(member_entries: DataFrame) -> DataFrame:
         F.struct(F.lit(name).alias("segment"), F.count_if(is_in).alias("member_count"))
         for name, is_in in segments.items()
     ]
-    return _newest(member_entries).agg(F.array(*counts).alias("counts")).select(F.inline("counts"))
+    return newest_entries.agg(F.array(*counts).alias("counts")).select(F.inline("counts"))
 
 
 def member_follow_reco_rolling(member_entries: DataFrame) -> DataFrame:
@@ -148,7 +168,7 @@ def member_follow_reco_rolling(member_entries: DataFrame) -> DataFrame:
     )
 
 
-def member_documents(member_entries: DataFrame) -> DataFrame:
+def member_documents(newest_entries: DataFrame) -> DataFrame:
     """One row per member: `document`, their newest entry as a JSON object, its keys in the order that the sender has.
 
     Decision: a value that is missing or could not be read is null rather than left out: all documents have the same
@@ -168,7 +188,7 @@ def member_documents(member_entries: DataFrame) -> DataFrame:
         "black_and_white_design": F.col("black_and_white_design").cast("string"),
         "reco": _json_object(reco),
     }
-    return _newest(member_entries).select("member_id", _json_object(document).alias("document"))
+    return newest_entries.select("member_id", _json_object(document).alias("document"))
 
 
 # -- steps to silver --
@@ -257,12 +277,6 @@ def _is_readable(field: str) -> Column:
 
 
 # -- steps to gold --
-
-
-def _newest(member_entries: DataFrame) -> DataFrame:
-    """One row per member: the entry with the greatest `created_at`, and of several the one that arrived last."""
-    newest_first = Window.partitionBy("member_id").orderBy(*[F.col(name).desc_nulls_last() for name in _ORDER])
-    return member_entries.withColumn("_place", F.row_number().over(newest_first)).where("_place = 1")
 
 
 def _json_object(members: Mapping[str, Column]) -> Column:

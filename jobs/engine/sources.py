@@ -137,13 +137,21 @@ class Computed(_Strict):
     With `row_by_row`, each of its rows comes from one row of its only input and depends on no other: rows that came to
     the input add theirs. With `slice_by`, a column of its own (a day, say): every input row, were it the only one,
     makes a row in each slice that it has a part in; so the transform neither joins its inputs nor filters what it has
-    aggregated. Then slices that changed rows touch are computed anew, and the others stay. With neither, nor as an
-    additive silver table, it is computed anew as a whole.
+    aggregated. Then slices that changed rows touch are computed anew, and the others stay. So it is with `group_by`, a
+    column of its own and of each of its inputs (a member, say): its rows of one value come from the inputs' rows of
+    that value alone, whatever is made of them. With none of these, nor as an additive silver table, it is computed anew
+    as a whole.
     """
 
     transform: Name | None = None
     row_by_row: bool = False
     slice_by: Name | None = None
+    group_by: Name | None = None
+
+    @property
+    def parts_by(self) -> str | None:
+        """The column that tells its slices, or groups, apart; None, if it has none."""
+        return self.slice_by or self.group_by
 
     @property
     def sum_by(self) -> list[str]:
@@ -152,8 +160,8 @@ class Computed(_Strict):
 
     @model_validator(mode="after")
     def _is_one_way(self) -> "Computed":
-        if sum(map(bool, (self.row_by_row, self.slice_by, self.sum_by))) > 1:
-            raise ValueError("expected at most one of row_by_row, slice_by and (of silver tables) additive")
+        if sum(map(bool, (self.row_by_row, self.slice_by, self.group_by, self.sum_by))) > 1:
+            raise ValueError("expected at most one of row_by_row, slice_by, group_by and (of silver tables) additive")
         return self
 
 
@@ -224,7 +232,7 @@ class PublishedTable(Computed):
         named = {
             *self.key,
             *self.types,
-            *([self.slice_by] if self.slice_by else []),
+            *([self.parts_by] if self.parts_by else []),
             *(column for index in self.indexes for column in index),
         }
         if unknown := sorted(named - self.columns.keys()):
@@ -262,8 +270,8 @@ class Document(Computed):
 
     @model_validator(mode="after")
     def _slices_are_documents(self) -> "Document":
-        if self.slice_by and self.slice_by != self.key:
-            raise ValueError(f"slice_by: expected its key ({self.key}), found {self.slice_by!r}")
+        if self.parts_by not in (None, self.key):
+            raise ValueError(f"slice_by, group_by: expected its key ({self.key}), found {self.parts_by!r}")
         return self
 
 
@@ -315,13 +323,13 @@ class Source(_Strict):
             raise ValueError("one_file: for a source with one raw table only")
         for name, table in self.tables.items():
             self._check_references(name)
-            if (table.raw or table.rules) and (table.row_by_row or table.slice_by or table.additive):
+            if (table.raw or table.rules) and (table.row_by_row or table.parts_by or table.additive):
                 raise ValueError(
-                    f"tables.{name}: row_by_row, slice_by and additive are for derived tables without rules, which "
-                    "count all rows"
+                    f"tables.{name}: row_by_row, slice_by, group_by and additive are for derived tables without rules, "
+                    "which count all rows"
                 )
-            if table.slice_by and table.slice_by not in table.key:
-                raise ValueError(f"tables.{name}.slice_by: {table.slice_by!r} is not in its key")
+            if table.parts_by and table.parts_by not in table.key:
+                raise ValueError(f"tables.{name}: slice_by, group_by: {table.parts_by!r} is not in its key")
             if table.raw is None and (rule := next((r for r in table.rules if r.action == "quarantine"), None)):
                 raise ValueError(f"tables.{name}.rules: {rule.name!r} cannot quarantine: the table is derived")
         return self

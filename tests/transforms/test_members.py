@@ -97,6 +97,11 @@ def entries(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
     return frame_of(spark, rows, ENTRIES)
 
 
+def newest(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
+    """The newest ones of such entries."""
+    return source.newest_entries(entries(spark, *overlays))
+
+
 def assert_violations(spark: SparkSession, cases: list[tuple[str | None, list[str]]]) -> None:
     """Each line breaks exactly these rules."""
     frame = parsed(spark, *[text for text, _ in cases])
@@ -377,7 +382,7 @@ class TestRules:
 
 class TestMember:
     def test_the_columns_have_the_types_that_were_asked_for(self, spark: SparkSession) -> None:
-        frame = source.member(entries(spark, {}))
+        frame = source.member(newest(spark, {}))
         types = (
             "id STRING, created_at DATE, sex SMALLINT, age SMALLINT, default_language_en BOOLEAN, "
             "waiting_list_time DECIMAL(5,2), black_and_white_design BOOLEAN, follow_reco DECIMAL(5,2), "
@@ -387,7 +392,7 @@ class TestMember:
         assert_df_equality(frame, frame_of(spark, [row], types), ignore_nullable=True)
 
     def test_the_newest_entry_has_the_greatest_day_however_early_it_arrived(self, spark: SparkSession) -> None:
-        frame = entries(
+        frame = newest(
             spark,
             {"created_at": date(2023, 6, 28), "age": 1, "_batch_id": 1, "modified_at": at(1)},
             {"created_at": date(2023, 6, 27), "age": 2, "_batch_id": 2, "modified_at": at(2)},
@@ -407,7 +412,7 @@ class TestMember:
     def test_of_one_day_it_is_the_one_that_arrived_last(
         self, spark: SparkSession, earlier: dict[str, Any], later: dict[str, Any]
     ) -> None:
-        frame = entries(spark, {"age": 2, "entry_id": "a", **later}, {"age": 1, "entry_id": "b", **earlier})
+        frame = newest(spark, {"age": 2, "entry_id": "a", **later}, {"age": 1, "entry_id": "b", **earlier})
         assert_rows(source.member(frame).select("age"), [(2,)])
 
     def test_numbers_are_rounded_half_up_and_null_if_they_do_not_fit(self, spark: SparkSession) -> None:
@@ -420,7 +425,7 @@ class TestMember:
             999.99: "999.99",
         }
         cases |= {999.994: "999.99", 999.995: None, 1000.0: None, -1000.0: None, 1e300: None, 1e-300: "0.00"}
-        frame = entries(
+        frame = newest(
             spark,
             *[{"member_id": f"{n:016}", "waiting_list_time": v, "follow_reco": v} for n, v in enumerate(cases)],
         )
@@ -428,13 +433,13 @@ class TestMember:
         assert_rows(source.member(frame).select("id", "waiting_list_time", "follow_reco"), rows)
 
     def test_whole_numbers_that_do_not_fit_are_null(self, spark: SparkSession) -> None:
-        frame = entries(spark, {"sex": 32768, "age": -32769}, {"member_id": BOB, "sex": 32767, "age": None})
+        frame = newest(spark, {"sex": 32768, "age": -32769}, {"member_id": BOB, "sex": 32767, "age": None})
         assert_rows(source.member(frame).select("id", "sex", "age"), [(ADA, None, None), (BOB, 32767, None)])
 
 
 class TestEngagementSegments:
     def counts(self, spark: SparkSession, *pairs: tuple[float | None, bool | None]) -> dict[str, int]:
-        frame = entries(
+        frame = newest(
             spark,
             *[
                 {"member_id": f"{n:016}", "waiting_list_time": waiting, "follow_reco_above_50p": is_above}
@@ -464,7 +469,7 @@ class TestEngagementSegments:
         assert self.counts(spark) == {source.HIGH: 0, source.MODERATE: 0, source.LOW: 0}
 
     def test_the_newest_entry_counts(self, spark: SparkSession) -> None:
-        frame = entries(
+        frame = newest(
             spark,
             {"created_at": date(2023, 6, 28), "waiting_list_time": 1.0},
             {"created_at": date(2023, 6, 27), "waiting_list_time": 15.0},
@@ -528,7 +533,7 @@ class TestRolling:
 
 class TestDocuments:
     def documents(self, spark: SparkSession, *overlays: dict[str, Any]) -> dict[str, str]:
-        rows = source.member_documents(entries(spark, *overlays)).collect()
+        rows = source.member_documents(newest(spark, *overlays)).collect()
         return {row.member_id: row.document for row in rows}
 
     def test_a_document_is_the_newest_entry_with_its_keys_in_order(self, spark: SparkSession) -> None:
@@ -557,8 +562,8 @@ class TestDocuments:
         unreadable = {"abc": "null", "Infinity": "null", "1e309": "null", "NaN": "null"}
         cases = {**dict(zip(sent, sent, strict=True)), **other, **unreadable}
         lines = [line(id=f"{n:016}", waiting_list_time=text, follow_reco=text) for n, text in enumerate(cases)]
-        silver = parsed(spark, *lines)
-        rows = sorted(source.member_documents(silver).collect())
+        found = source.newest_entries(parsed(spark, *lines))
+        rows = sorted(source.member_documents(found).collect())
         for row, (text, written) in zip(rows, cases.items(), strict=True):
             assert f'"waiting_list_time":{written},' in row.document, text
             assert f'"follow_reco":{written},' in row.document, text
@@ -576,27 +581,30 @@ class TestDocuments:
         ]
         silver = parsed(spark, *lines).select("member_id", "waiting_list_time", "follow_reco").collect()
         values = {row.member_id: (row.waiting_list_time, row.follow_reco) for row in silver}
-        for row in source.member_documents(parsed(spark, *lines)).collect():
+        for row in source.member_documents(source.newest_entries(parsed(spark, *lines))).collect():
             document = json.loads(row.document)
             assert (document["waiting_list_time"], document["reco"]["follow_reco"]) == values[row.member_id]
 
 
 class TestPublished:
     def test_every_table_has_its_declared_columns(self, spark: SparkSession) -> None:
-        silver = entries(spark, {})
-        publish = declared("members")["publish"]
-        frames = {name: getattr(source, name)(silver) for name in publish}
+        publish, found = declared("members")["publish"], newest(spark, {})
+        frames = {
+            "member": source.member(found),
+            "engagement_segments": source.engagement_segments(found),
+            "member_follow_reco_rolling": source.member_follow_reco_rolling(entries(spark, {})),
+        }
         assert {name: frame.columns for name, frame in frames.items()} == {
             name: list(table["columns"]) for name, table in publish.items()
         }
-        assert set(frames) == {"member", "engagement_segments", "member_follow_reco_rolling"}
 
     def test_what_silver_keeps_is_what_the_tables_are_made_of(self, spark: SparkSession) -> None:
         """The engine drops columns that start with _ on the way to silver, but for the batch and the file."""
         bronze = parsed(spark, LINE, line(id=BOB, follow_reco="80"))
         kept = [name for name in bronze.columns if not name.startswith("_")]
         silver = bronze.select("_batch_id", "_source_file", *kept)
-        assert source.member(silver).count() == source.member_documents(silver).count() == 2
+        found = source.newest_entries(silver)
+        assert source.member(found).count() == source.member_documents(found).count() == 2
         assert_rows(source.member_follow_reco_rolling(silver).select("member_id", "follow_reco"), [(BOB, 80.0)])
 
     def test_documents_are_declared_for_what_is_made(self, spark: SparkSession) -> None:
@@ -604,4 +612,4 @@ class TestPublished:
         assert documents == {
             "member_documents": {"folder": "processed", "prefix": "member-", "suffix": ".json", "key": "member_id"}
         }
-        assert source.member_documents(entries(spark, {})).columns == ["member_id", "document"]
+        assert source.member_documents(newest(spark, {})).columns == ["member_id", "document"]

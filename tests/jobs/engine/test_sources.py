@@ -98,7 +98,7 @@ def several(**keys: Any) -> str:
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "row_by_row": True, "slice_by": "id"}}),
-            "publish.things: expected at most one of row_by_row, slice_by and (of silver tables) additive",
+            "publish.things: expected at most one of row_by_row, slice_by, group_by and (of silver tables) additive",
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "slice_by": "day"}}),
@@ -106,21 +106,21 @@ def several(**keys: Any) -> str:
         ),
         (
             changed(tables={"things": {"key": ["id"], "row_by_row": True}}),
-            "tables.things: row_by_row, slice_by and additive are for derived tables without rules",
+            "tables.things: row_by_row, slice_by, group_by and additive are for derived tables without rules",
         ),
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "id", "additive": True}}),
-            "tables.c: expected at most one of row_by_row, slice_by and (of silver tables) additive",
+            "tables.c: expected at most one of row_by_row, slice_by, group_by and (of silver tables) additive",
         ),
         (
             several(tables={**SEVERAL["tables"], "c": {"key": ["id"], "slice_by": "day"}}),
-            "tables.c.slice_by: 'day' is not in its key",
+            "tables.c: slice_by, group_by: 'day' is not in its key",
         ),
         (
             changed(
                 documents={"papers": {"folder": "papers", "suffix": ".json", "key": "id", "slice_by": "day"}},
             ),
-            "documents.papers: slice_by: expected its key (id), found 'day'",
+            "documents.papers: slice_by, group_by: expected its key (id), found 'day'",
         ),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("landing: caf\udce9", "conf/sources/things.yaml: expected text in UTF-8"),
