@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from api.config import ServiceConfig
-from api.database import Database, DatabaseUnavailable, NotPublished
+from api.database import PUBLISH_FIRST, Database, DatabaseUnavailable, NotPublished
 from api.description import HEALTH_EXAMPLE, READY_EXAMPLE, describe, error_responses, example_response
 from api.envelope import Envelope
 from api.errors import TRY_AGAIN, ApiError, json_response
@@ -29,7 +29,7 @@ SEE_DESCRIPTION = "the description is at /docs, for programs at /openapi.json"
 def create_app(config: ServiceConfig) -> ASGIApp:
     """The ASGI application. It starts whatever state the database is in."""
     landing = Landing(config.landing, config.roll_bytes, config.roll_seconds)
-    database = Database(config.find_database)
+    database = Database(config.find_database, config.role)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -99,9 +99,9 @@ async def _readiness(gold: Gold) -> ApiError | Response:
     try:
         release = await gold.release()
     except NotPublished as missing:
-        return ApiError(503, f"nothing can be read yet: {missing}", "publish it with `assay run`", TRY_AGAIN)
+        return ApiError(503, f"nothing can be read yet: {missing}", PUBLISH_FIRST, TRY_AGAIN)
     except DatabaseUnavailable as unavailable:
-        return ApiError(503, unavailable.reason, "start the database; the service finds it by itself", TRY_AGAIN)
+        return ApiError(503, unavailable.reason, unavailable.way_out, TRY_AGAIN)
     published_at = release.published_at.isoformat().replace("+00:00", "Z")
     data = {"status": "ok", "release": {"release_id": release.number, "published_at": published_at}}
     return json_response({"data": data}, headers={"Cache-Control": "no-store"})

@@ -16,11 +16,13 @@ ROLL_BYTES = 8 * 1024 * 1024
 class ServiceConfig:
     """`find_database` returns how to connect, anew at each connection: a restarted server may have another port.
 
-    It runs in a thread and raises DatabaseUnavailable if there is no server. Without `keys`, `host` must be loopback.
+    It runs in a thread and raises DatabaseUnavailable if there is no server. All tables are read in the role `role`.
+    Without `keys`, `host` must be loopback.
     """
 
     landing: Path
     find_database: Callable[[], str]
+    role: str = "analyst"
     host: str = "127.0.0.1"
     port: int = 5000
     keys: tuple[Key, ...] = ()

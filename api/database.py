@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from api.log import write_event
@@ -31,13 +31,20 @@ _NOT_THERE = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psy
 Row = tuple[Any, ...]
 
 
-class DatabaseUnavailable(Exception):  # noqa: N818 - it is a state, and passes
-    """The database does not answer. `reason` is for callers, `detail` for operators."""
+# What somebody may be told who has no rights to it, beside the reason.
+START_IT = "start the database; the service finds it by itself"
+PUBLISH_FIRST = "publish it with `assay run`"
+SEE_LOG = "the service's log says more"
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+
+class DatabaseUnavailable(Exception):  # noqa: N818 - it is a state, and passes
+    """The database does not answer. `reason` and `way_out` are for callers, `detail` for operators."""
+
+    def __init__(self, reason: str, detail: str = "", way_out: str = START_IT) -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail or reason
+        self.way_out = way_out
 
 
 class NotPublished(Exception):  # noqa: N818
@@ -45,10 +52,11 @@ class NotPublished(Exception):  # noqa: N818
 
 
 class Database:
-    """`find` returns how to connect; it is asked at each new connection, in a thread."""
+    """`find` returns how to connect; it is asked at each new connection, in a thread. Tables are read in a role."""
 
-    def __init__(self, find: Callable[[], str]) -> None:
+    def __init__(self, find: Callable[[], str], role: str) -> None:
         self._find = find
+        self._role = role
         self._idle: list[AsyncConnection[Row]] = []
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._rest_until = 0.0
@@ -111,7 +119,7 @@ class Database:
             raise NotPublished(_first_line(error)) from None
         except psycopg.errors.InsufficientPrivilege as error:
             is_usable = True
-            raise DatabaseUnavailable("the service may not read the tables", _first_line(error)) from None
+            raise _may_not_read(error) from None
         except psycopg.errors.QueryCanceled:
             is_usable = True
             raise DatabaseUnavailable("the database took too long") from None
@@ -128,7 +136,8 @@ class Database:
 
     async def _connect(self) -> AsyncConnection[Row]:
         if time.monotonic() < self._rest_until:
-            raise DatabaseUnavailable(self._last_failure.reason, self._last_failure.detail)
+            last = self._last_failure
+            raise DatabaseUnavailable(last.reason, last.detail, last.way_out)
         try:
             async with asyncio.timeout(CONNECT_SECONDS + 1):
                 given = await asyncio.to_thread(self._find)
@@ -136,13 +145,26 @@ class Database:
                 conninfo = make_conninfo(
                     given, options=options, connect_timeout=CONNECT_SECONDS, application_name="assay api"
                 )
-                return await AsyncConnection.connect(conninfo, autocommit=True)
+                return await self._in_role(await AsyncConnection.connect(conninfo, autocommit=True))
+        except (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject) as error:
+            failure = DatabaseUnavailable("nothing has been published yet", _first_line(error), PUBLISH_FIRST)
+        except psycopg.errors.InsufficientPrivilege as error:
+            failure = _may_not_read(error)
         except (psycopg.Error, OSError) as error:
             failure = DatabaseUnavailable("the database cannot be reached", _first_line(error))
         except DatabaseUnavailable as error:
             failure = error
         self._last_failure, self._rest_until = failure, time.monotonic() + REST_SECONDS
         raise failure
+
+    async def _in_role(self, connection: AsyncConnection[Row]) -> AsyncConnection[Row]:
+        """Not by an option of the connection: a server that refuses that says so in its own language, and no code."""
+        try:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     def _report(self, failure: DatabaseUnavailable | None) -> None:
         """Says once that the database is down, and once that it is back."""
@@ -160,6 +182,10 @@ def _shut(connection: AsyncConnection[Row]) -> None:
         duplicate = socket.socket(fileno=os.dup(connection.fileno()))
         with duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _may_not_read(error: psycopg.Error) -> DatabaseUnavailable:
+    return DatabaseUnavailable("the service may not read the tables", _first_line(error), SEE_LOG)
 
 
 def _first_line(error: BaseException) -> str:

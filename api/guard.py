@@ -180,7 +180,9 @@ def _is_local(url: bytes) -> bool:
 
 def _network(scope: Scope) -> str:
     """The address of the client; of IPv6 its network, as one client has all addresses of one."""
-    host = scope["client"][0] if scope.get("client") else "-"
-    if ":" in host:
-        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
-    return str(host)
+    host = str(scope["client"][0]) if scope.get("client") else "-"
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    # A socket that serves both kinds has one network for all of IPv4.
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-from psycopg.conninfo import make_conninfo
-
 from api.config import ServiceConfig
-from api.database import DatabaseUnavailable
+from api.database import PUBLISH_FIRST, DatabaseUnavailable
 from api.errors import CannotStartError, WrongConfigurationError
 from api.keys import VARIABLE, parse_keys
 from api.server import serve as serve_http
@@ -47,11 +45,10 @@ def serve(settings: Settings, host: str, port: int, keys: str | None, rate_limit
 
 
 def database_finder(settings: Settings) -> Callable[[], str]:
-    """How to connect, read-only: as the user of POSTGRES_HOST in the role of analysts, else as the embedded analyst."""
+    """How to connect: as the user of POSTGRES_HOST, else as the embedded analyst."""
     given = given_database(settings)
     if given:
-        conninfo = make_conninfo(given.conninfo(), options=f"-c role={ROLE}")
-        return lambda: conninfo
+        return given.conninfo
 
     def find() -> str:
         try:
@@ -63,7 +60,7 @@ def database_finder(settings: Settings) -> Callable[[], str]:
         # Publishing makes the role and its password, so without one nothing has been published.
         password = settings.database / f"{ROLE}.password"
         if not password.exists():
-            raise DatabaseUnavailable("nothing has been published yet", "run `assay run` first")
+            raise DatabaseUnavailable("nothing has been published yet", "run `assay run` first", PUBLISH_FIRST)
         return database.as_user(ROLE, password.read_text()).conninfo()
 
     return find

@@ -149,6 +149,9 @@ def test_callers_without_number_take_no_memory_without_bound() -> None:
         ("2001:db8::1", "2001:db8:0:1::1", False),
         ("fe80::1%eth0", "fe80::2", True),
         ("192.0.2.1", "192.0.2.2", False),
+        # As a socket for both kinds names them.
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1", True),
     ],
 )
 def test_all_addresses_of_a_network_of_ipv6_are_one_caller(one: str, other: str, is_same: bool) -> None:

@@ -49,6 +49,10 @@ def test_the_service_finds_the_embedded_database_whenever_it_comes_up_and_wherev
         try:
             time.sleep(0.6)
             assert "nothing has been published yet" in service.get(PATH).json()["error"]
+            (elsewhere := tmp_path / "elsewhere").mkdir()
+            with Service(elsewhere, **postgres_variables(database)) as other:  # a server without the role
+                assert "nothing has been published yet" in other.get(PATH).json()["error"]
+                assert other.get("/ready").json()["hint"] == "publish it with `assay run`"
             publish_rows(database)
             password = kept_password(folder / "analyst.password")
             execute(database, f"ALTER ROLE analyst LOGIN PASSWORD '{password}'")
@@ -146,7 +150,9 @@ def test_a_user_who_may_not_be_an_analyst_is_told_to_the_operator_and_not_to_cal
         with Service(tmp_path, **given) as service:
             answer = service.get(PATH)
             assert answer.status_code == 503
+            assert "the service may not read the tables" in answer.text
             assert "stranger" not in answer.text
+            assert service.get("/ready").json()["hint"] == "the service's log says more"
             assert 'permission denied to set role \\"analyst\\"' in service.stderr
             assert "stranger-password" not in service.stderr
     finally:
@@ -154,9 +160,9 @@ def test_a_user_who_may_not_be_an_analyst_is_told_to_the_operator_and_not_to_cal
 
 
 def test_the_service_cannot_change_anything_whoever_connects(published: Database) -> None:
-    """As it connects, with a superuser's password: the role and the mode are part of the connection."""
-    options = f"-c role=analyst {OPTIONS}"
-    with psycopg.connect(published.conninfo(), options=options, autocommit=True) as connection:
+    """As it connects, with a superuser's password."""
+    with psycopg.connect(published.conninfo(), options=OPTIONS, autocommit=True) as connection:
+        connection.execute("SET ROLE analyst")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             connection.execute("CREATE TEMP TABLE t (a int)")
         connection.execute("SET default_transaction_read_only = off")
