@@ -1,6 +1,7 @@
--- Who may read what. Run once, when roles, schemas or the tables of releases have just been made; published tables are
--- granted as they are created (jobs/engine/live_tables.py). Neither comes again: what an administrator has revoked since,
--- or has put there, is not Assay's.
+-- Who may read what. Run once, when roles, schemas or the tables of releases have just been made, or by an administrator
+-- after a backup was restored without its privileges; tables that are published later are granted as they are created
+-- (jobs/engine/live_tables.py). Neither comes again: what an administrator has revoked since, or has put there, is not
+-- Assay's.
 GRANT USAGE ON SCHEMA gold, ops TO analyst;
 GRANT USAGE ON SCHEMA restricted, ops TO restricted_reader;
 GRANT SELECT ON ops.releases, ops.release_tables TO restricted_reader;
@@ -8,4 +9,14 @@ GRANT SELECT ON ops.releases, ops.release_tables, ops.release_documents, ops.row
   ops.rule_results TO analyst;
 ALTER DEFAULT PRIVILEGES IN SCHEMA gold, ops GRANT SELECT ON TABLES TO analyst;
 ALTER DEFAULT PRIVILEGES IN SCHEMA restricted GRANT SELECT ON TABLES TO restricted_reader;
+-- What is published already: of a backup, or when a role was dropped and made again.
+DO $$ DECLARE found RECORD; BEGIN
+  FOR found IN
+    SELECT DISTINCT to_regclass(table_name) AS name, split_part(table_name, '.', 1) AS place FROM ops.release_tables
+    WHERE to_regclass(table_name) IS NOT NULL
+  LOOP
+    EXECUTE format('GRANT SELECT ON %s TO %I', found.name,
+      CASE found.place WHEN 'restricted' THEN 'restricted_reader' ELSE 'analyst' END);
+  END LOOP;
+END $$;
 REVOKE ALL ON SCHEMA gold, restricted, ops, assay_staging FROM PUBLIC;

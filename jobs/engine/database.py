@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 from psycopg.conninfo import make_conninfo
 
+# What a user may ask for of the connection, by the variables of Postgres's own clients. The driver does not know them.
+_JDBC_TLS = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
+
 
 @dataclass(frozen=True)
 class Database:
@@ -22,12 +25,22 @@ class Database:
 
     @property
     def jdbc_url(self) -> str:
-        return f"jdbc:postgresql://{self.host}:{self.port}/{quote(self.name)}"
+        """How Spark connects: with TLS as all other connections."""
+        tls = {name: value for name, variable in _JDBC_TLS.items() if (value := os.environ.get(variable))}
+        if tls.get("sslrootcert") == "system":
+            tls |= {"sslrootcert": "", "sslfactory": "org.postgresql.ssl.DefaultJavaSSLFactory"}
+        given = "&".join(f"{name}={quote(value, safe='')}" for name, value in tls.items() if value)
+        return f"jdbc:postgresql://{self._address}/{quote(self.name)}{'?' if given else ''}{given}"
+
+    @property
+    def _address(self) -> str:
+        """Host and port, as URLs have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def url(self, *, with_password: bool = False) -> str:
         """A connection string for psql and other clients."""
         password = f":{quote(self.password, safe='')}" if with_password else ""
-        return f"postgresql://{quote(self.user)}{password}@{self.host}:{self.port}/{quote(self.name)}"
+        return f"postgresql://{quote(self.user)}{password}@{self._address}/{quote(self.name)}"
 
     def as_user(self, user: str, password: str) -> "Database":
         """The same database for another user."""

@@ -35,12 +35,15 @@ class DocumentVersion(NamedTuple):
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK, _STAGING_LOCK = 0x61737361, 0x61737362
 _SECONDS_TO_WAIT = 60
+_OLDEST_SERVER = 15  # that has UNIQUE NULLS NOT DISTINCT
 _WHO_HOLDS = (
     "who: SELECT pid, usename, state, state_change FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE "
     "granted AND relation IS NOT NULL); end a forgotten transaction (SELECT pg_terminate_backend(pid)), then run again"
 )
-# Nothing is said on the connection while staging tables are filled; one whose host vanished is to end before long.
-_LONG_SESSION = """SET idle_session_timeout = 0;
+# Nothing is said on the connection while staging tables are filled, and millions of rows take their time, whatever an
+# administrator allows others; one whose host vanished is to end before long.
+_LONG_SESSION = """SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+('statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout');
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
 # How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
@@ -69,6 +72,11 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
         ) from None
     try:
         with connection:
+            if connection.info.server_version < _OLDEST_SERVER * 10_000:
+                raise AssayError(
+                    f"Postgres at {address} is of version {connection.info.server_version // 10_000}",
+                    f"publish to one of version {_OLDEST_SERVER} or newer",
+                )
             if read_only:
                 connection.execute("SET default_transaction_read_only = on")
             yield connection
@@ -440,6 +448,8 @@ def _make_role(connection: psycopg.Connection[Any], role: str, password: str | N
     if _has_role(connection, role):
         return False
     connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+    if role == live_tables.READERS["gold"]:  # `assay serve` reads as the publisher in this role
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
     return True
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from pyspark.sql import Row
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import Row, SparkSession
 
 from jobs.engine import postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import TableState
+from jobs.engine.local_rows import local_rows
 from jobs.engine.publication import Addition, Publication
 from jobs.engine.sources import PublishedTable
 from jobs.engine.versions import together
@@ -325,6 +327,8 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
         connection.execute("DROP SCHEMA restricted CASCADE")
         assert publish(plain_user, thing(ID_N, 1), (3, 1)) == 3
         assert connection.execute(still).fetchone() == (True, True, True)
+        # So is what is published, as after a backup was restored on a server that has no such roles.
+        assert connection.execute(may_read).fetchone() == (True,)
 
 
 def test_readers_may_read_what_another_publisher_makes(database: Database, plain_user: Database) -> None:
@@ -380,6 +384,50 @@ def test_times_of_the_ledger_are_the_same_in_every_zone(database: Database, monk
         monkeypatch.undo()
         time.tzset()
     assert found == datetime(2026, 7, 1, 10, 0, 0, 123456)
+
+
+def test_the_limits_of_others_do_not_end_a_release(database: Database) -> None:
+    limits = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout")
+    with postgres.connect(database) as connection:
+        # An older server does not know all of them.
+        found = connection.execute(
+            "SELECT set_config(name, '60s', false) FROM pg_settings WHERE name = ANY(%s)", [list(limits)]
+        )
+        assert found.rowcount >= 3
+        postgres.keep_others_off(connection)
+        found = connection.execute("SELECT DISTINCT setting FROM pg_settings WHERE name = ANY(%s)", [list(limits)])
+        assert found.fetchall() == [("0",)]
+
+
+def test_a_server_that_is_too_old_is_refused_before_anything_is_loaded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_OLDEST_SERVER", 99)
+    says = r"Postgres at 127\.0\.0\.1:\d+ is of version \d\d\n"
+    with pytest.raises(AssayError, match=says) as error, postgres.connect(database):
+        pass
+    assert "version 99 or newer" in str(error.value.hint)
+
+
+def test_spark_connects_with_tls_as_all_others_do(
+    database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"jdbc:postgresql://127.0.0.1:{database.port}/{database.name}"
+    assert database.jdbc_url == address
+    assert replace(database, host="::1").jdbc_url == address.replace("127.0.0.1", "[::1]")
+    rows, item = local_rows(spark, [{"id": 1, "n": 1}], "id BIGINT, n INT"), thing(ID_N, 1)
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        postgres.create_staging(connection, item)
+    assert postgres.load_staging(rows, database, item)[0] == 1
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert database.jdbc_url == f"{address}?sslmode=require"
+    with pytest.raises(Py4JJavaError, match="does not support SSL"):
+        postgres.load_staging(rows, database, item)
+    monkeypatch.setenv("PGSSLROOTCERT", "/etc/a b.pem")
+    assert database.jdbc_url == f"{address}?sslmode=require&sslrootcert=%2Fetc%2Fa%20b.pem"
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    assert database.jdbc_url == f"{address}?sslmode=require&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory"
 
 
 @pytest.mark.parametrize(
