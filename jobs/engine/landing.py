@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from jobs.engine.session import java_class
 _CHUNK = 1 << 20
 # What is wrong with the name itself, and stays so until somebody mends it.
 _WRONG_NAME = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ESCAPED = re.compile(r"\[([*?[])\]")
 _DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
@@ -68,6 +70,8 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
     Spark reads nothing of files being written, and does not say so.
     """
     local = local_path(root)
+    if local:
+        _verify_there(local)
     found = {}  # of a file in two places, one is enough
     for place, wanted in _places(patterns).items():
         files = _list_local(local, place, wanted) if local else _list_hadoop(spark, root, place, wanted)
@@ -140,7 +144,12 @@ def local_path(root: str) -> Path | None:
     """The folder, if `root` is one of this machine; None for other file systems."""
     if root.startswith("file:"):
         return Path("/" + root.removeprefix("file:").lstrip("/"))
-    return None if "://" in root else Path(root)
+    return None if is_uri(root) else Path(root)
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is named as Hadoop's file systems are, such as `hdfs:/lake` or `s3a://bucket/lake`."""
+    return _SCHEME.match(place) is not None
 
 
 def _places(patterns: Iterable[str]) -> dict[str, list[str]]:
@@ -178,6 +187,21 @@ def _list_local(root: Path, place: str, patterns: list[str]) -> Iterable[Landing
             yield LandingFile(shown, status.st_size, status.st_mtime_ns // 1_000_000, unfit)
 
 
+def _verify_there(root: Path) -> None:
+    """Raises AssayError if there is no landing folder: to find no news in it would hide that files wait elsewhere."""
+    try:
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = False
+    except OSError as error:
+        raise _refused(f"the folder {root} cannot be listed", error) from None
+    if not is_folder:
+        raise AssayError(
+            f"there is no landing folder {root}",
+            "mend ASSAY_LANDING, or mount what is to be there; a new one: mkdir, or `assay sample` with sample files",
+        )
+
+
 def _there(root: Path, place: str) -> Iterable[Path]:
     """The paths of a place; a file that is named without a pattern is looked up, for its folder may be closed."""
     if named := _named(place):
@@ -186,10 +210,11 @@ def _there(root: Path, place: str) -> Iterable[Path]:
     try:
         with os.scandir(folder):
             pass
-    except PermissionError as error:
-        raise _refused(f"the folder {folder} cannot be listed", error) from None
-    except OSError:
-        pass  # it is not there, or its name is a pattern, too
+    except FileNotFoundError:
+        pass  # or its name is a pattern, too
+    except OSError as error:
+        if error.errno not in _WRONG_NAME:
+            raise _refused(f"the folder {folder} cannot be listed", error) from None
     return root.glob(place)
 
 

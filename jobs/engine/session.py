@@ -1,13 +1,15 @@
 """The Spark session: the one that spark-submit made, or a local one with the same settings file."""
 
+import atexit
 import os
 import re
 import shlex
+import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +22,7 @@ from jobs.engine.errors import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parents[2]
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+_DEFAULTS = "conf/spark-defaults.conf"
 # So much data is a few rows: to plan with care, generate code for them and compile it takes longer than to interpret.
 FEW_BYTES = 8_000_000
 FOR_FEW_ROWS = {
@@ -62,16 +65,23 @@ def start_session(
 
     What the JVM prints goes to the file `log`; without one it goes to this process's standard error.
     Under spark-submit the JVM runs already: it has read the properties file, and master and log are the submitter's.
-    Raises ConfigurationError if a setting that results depend on is not as it should be.
+    Raises ConfigurationError if a setting that results depend on is not as it should be, or comes too late.
     """
-    if not _jvm_is_running():
-        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, spark_settings or {}))
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        # Driver and executors share this machine then; a host name that resolves oddly must not matter.
-        if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
-            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    with _standard_error_to(log):
+    joins = _jvm_is_running()
+    with ExitStack() as meanwhile:
+        if not joins:
+            settings = meanwhile.enter_context(_settings_file(spark_settings or {}))
+            os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, settings))
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+            # Driver and executors share this machine then; a host name that resolves oddly must not matter.
+            if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
+                os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+            if master.startswith("local") and "spark.local.dir" not in (spark_settings or {}):
+                meanwhile.enter_context(_own_work_folder())
+        meanwhile.enter_context(_standard_error_to(log))
         spark = SparkSession.builder.appName("assay").getOrCreate()
+    if joins:
+        _adopt(spark, {key: value for key, value in (spark_settings or {}).items() if key != JAVA_OPTIONS})
     for name in _ASKED_FOR_BY_PYSPARK:
         setattr(spark._jvm, name, java_class(spark, name))
     if not str(spark.sparkContext.master).startswith("yarn"):
@@ -142,6 +152,20 @@ def _forget_services(context: SparkContext) -> None:
         settings.unset(name)
 
 
+def _adopt(spark: SparkSession, settings: Mapping[str, str]) -> None:
+    """Sets what can be set in a session that runs already. Raises ConfigurationError for what it should have had."""
+    for key, value in settings.items():
+        if spark.conf.get(key, None) == value:
+            continue
+        if not spark.conf.isModifiable(key):
+            # Not the value, which may be a secret.
+            raise ConfigurationError(
+                f"{key} (ASSAY_SPARK, or spark in conf/assay.yaml) comes too late for a session that runs already",
+                f"give it to spark-submit: --conf {key}=...",
+            )
+        spark.conf.set(key, value)
+
+
 def _verify_settings(spark: SparkSession) -> None:
     for key, wanted in RESULTS_DEPEND_ON.items():
         if (found := spark.conf.get(key)) != wanted:
@@ -156,23 +180,61 @@ def _jvm_is_running() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession() is not None
 
 
-def _submit_arguments(master: str, spark_settings: Mapping[str, str]) -> list[str]:
-    defaults, jars = PROJECT / "conf/spark-defaults.conf", sorted((PROJECT / ".jars").glob("*.jar"))
+def _submit_arguments(master: str, settings: Path) -> list[str]:
+    jars = sorted((PROJECT / ".jars").glob("*.jar"))
     if not jars:
         raise ConfigurationError(f"no jars in {PROJECT / '.jars'}", "call `make setup` once")
-    arguments = ["--master", master, "--properties-file", str(defaults), "--jars", ",".join(map(str, jars))]
+    files = ["--properties-file", str(settings), "--jars", ",".join(map(str, jars))]
+    return ["--master", master, *files, "pyspark-shell"]
+
+
+@contextmanager
+def _settings_file(spark_settings: Mapping[str, str]) -> Iterator[Path]:
+    """conf/spark-defaults.conf and then `spark_settings`, in a file that only its owner may read, for a while.
+
+    Among them may be secrets, such as the key of a store, which everybody could read among a process's arguments.
+    """
+    own = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
+    own[JAVA_OPTIONS] = _java_options(spark_settings.get(JAVA_OPTIONS, ""))
+    with tempfile.NamedTemporaryFile("w", prefix="assay-", suffix=".conf", encoding="utf-8") as file:
+        file.write((PROJECT / _DEFAULTS).read_text(encoding="utf-8") + "\n")
+        file.writelines(f"{_escaped(key)}={_escaped(value)}\n" for key, value in own.items())
+        file.flush()
+        yield Path(file.name)
+
+
+def _java_options(own: str) -> str:
+    """The usual options, less those that one of `own` stands in for, and then these."""
     # The folder's name may have a blank, at which Java's options end: so the one as a URI, and the other quoted.
-    usual = _default(defaults, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/").split()
+    usual = _default(PROJECT / _DEFAULTS, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/").split()
     usual = [re.sub(r"(?<==)\.jars/.*", lambda file: shlex.quote(f"{PROJECT}/{file[0]}"), option) for option in usual]
-    own = spark_settings.get(JAVA_OPTIONS, "")
     for alternatives in _ONLY_ONE:
         if alternatives.search(own):
             usual = [option for option in usual if not alternatives.fullmatch(option)]
-    settings = {"spark.sql.warehouse.dir": tempfile.gettempdir(), **spark_settings}
-    settings[JAVA_OPTIONS] = " ".join([*usual, own]).strip()
-    for key, value in settings.items():
-        arguments += ["--conf", f"{key}={value}"]
-    return [*arguments, "pyspark-shell"]
+    return " ".join([*usual, own]).strip()
+
+
+def _escaped(text: str) -> str:
+    """For a file of properties, as Java reads them."""
+    return re.sub(r"[\\ :=#!]", r"\\\g<0>", text).replace("\n", "\\n")
+
+
+@contextmanager
+def _own_work_folder() -> Iterator[None]:
+    """Has a JVM that is started meanwhile shuffle rows in a folder of its owner alone, until this process ends.
+
+    Spark makes its own readable by everybody, and a run that is killed leaves it.
+    """
+    if "SPARK_LOCAL_DIRS" in os.environ:
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="assay-spark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["SPARK_LOCAL_DIRS"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["SPARK_LOCAL_DIRS"]
 
 
 def _default(file: Path, key: str) -> str:

@@ -14,6 +14,7 @@ from pydantic_settings import (
 )
 
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.landing import is_uri
 from jobs.engine.session import PROJECT
 from jobs.engine.yaml_files import read_yaml
 
@@ -40,7 +41,7 @@ class Settings(BaseSettings):
 
     landing: str = Field("data/landing", description="raw files: one folder a source; a path or any URI Hadoop knows")
     lakehouse: str = Field("data/lakehouse", description="root of the Delta tables; a path or any URI Hadoop knows")
-    output: str = Field("data", description="where processed/ and exports/ are written; a path or URI")
+    output: str = Field("data", description="where processed/ and exports/ are written; a path")
     database: Path = Field(Path("data/postgres"), description="the embedded Postgres keeps its data here; a local path")
     logs: Path = Field(Path("data/logs"), description="what Spark prints goes here; a local path")
     master: str = Field("local[*]", description="Spark master of `assay run`; spark-submit names its own")
@@ -109,7 +110,7 @@ def _read_settings_file() -> dict[str, Any]:
 
 
 def _anchored(path: str) -> str:
-    return path if "://" in path or path.startswith("file:") else str(PROJECT / path)
+    return path if is_uri(path) or path.startswith("file:") else str(PROJECT / path)
 
 
 def _refuse_unknown_variables() -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jobs.engine import context, session
-from jobs.engine.session import JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, _submit_arguments
+from jobs.engine.session import JAVA_FOR_FEW_ROWS, PROJECT, _java_options
 from jobs.engine.settings import Settings
 
 
@@ -72,16 +72,14 @@ def test_very_many_files_are_much_and_what_lies_elsewhere_may_be(
     [("", "-XX:+UseParallelGC"), ("-Xss4m -XX:+UseZGC", "-XX:+UseZGC"), ("-Xss4m", "-XX:+UseParallelGC")],
 )
 def test_own_options_come_last_and_an_own_collector_is_the_only_one(own: str, collector: str) -> None:
-    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: own} if own else {})
-    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    options = _java_options(own)
     assert re.findall(r"-XX:\S+GC", options) == [collector]
     assert f"-Dlog4j2.configurationFile={PROJECT.as_uri()}/conf/log4j2.properties" in options
     assert options.endswith(own)
 
 
 def test_java_reads_no_classes_where_it_is_to_write_some() -> None:
-    arguments = _submit_arguments("local[2]", {JAVA_OPTIONS: "-XX:ArchiveClassesAtExit='/my  own/new.jsa'"})
-    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    options = _java_options("-XX:ArchiveClassesAtExit='/my  own/new.jsa'")
     assert "SharedArchiveFile" not in options
     assert shlex.split(options)[-1] == "-XX:ArchiveClassesAtExit=/my  own/new.jsa"
 
@@ -89,8 +87,7 @@ def test_java_reads_no_classes_where_it_is_to_write_some() -> None:
 def test_the_project_may_be_in_a_folder_with_a_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my assay").symlink_to(PROJECT)
     monkeypatch.setattr(session, "PROJECT", tmp_path / "my assay")
-    arguments = _submit_arguments("local[2]", {})
-    options = next(word for word in arguments if word.startswith(JAVA_OPTIONS)).split("=", 1)[1]
+    options = _java_options("")
     words = shlex.split(options)
     assert all(word.startswith("-") for word in words)
     assert f"-XX:SharedArchiveFile={tmp_path}/my assay/.jars/classes.jsa" in words

@@ -95,6 +95,39 @@ def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: 
         assert not any("b'" in str(content) for content in found.values())
 
 
+def test_a_landing_folder_that_is_not_there_is_not_taken_for_an_empty_one(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("nowhere", "file", "file/below"):
+        with pytest.raises(AssayError, match=f"there is no landing folder {tmp_path}/{place}\n") as error:
+            list_files(spark, f"{tmp_path}/{place}", ["members/*.log"])
+        assert "ASSAY_LANDING" in str(error.value.hint)
+
+    def stale(_path: Path, **_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(AssayError, match=f"the folder {tmp_path} cannot be listed: stale file handle"):
+        list_files(spark, str(tmp_path), ["members/*.log"])
+
+
+@pytest.mark.parametrize(
+    ("place", "folder"),
+    [
+        ("data/landing", "data/landing"),
+        ("/raw/a:b", "/raw/a:b"),
+        ("file:/raw", "/raw"),
+        ("file:///raw", "/raw"),
+        ("s3a://bucket/raw", None),
+        ("hdfs:/lake", None),
+        ("dbfs:/mnt/lake", None),
+    ],
+)
+def test_a_place_of_this_machine_is_told_from_others(place: str, folder: str | None) -> None:
+    assert landing.local_path(place) == (folder and Path(folder))
+
+
 def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,12 +143,15 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
 
         return refuse
 
-    monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
-    with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: permission denied"):
-        list_files(spark, str(tmp_path), ["members/*.log"])
+    # Also where a network's folder has gone away.
+    for number, says in ((errno.EACCES, "permission denied"), (errno.ESTALE, "stale file handle")):
+        monkeypatch.setattr(os, "scandir", refusing(number))
+        with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: {says}"):
+            list_files(spark, str(tmp_path), ["members/*.log"])
     # Of a file that is named alone, no folder need be listed.
     found = list_files(spark, str(tmp_path), [glob.escape(name) for name in [*alone, "elsewhere/none.log"]])
     assert [file.path for file in found] == sorted(alone)
+    monkeypatch.setattr(landing, "_verify_there", lambda root: None)
     for number, says in ((errno.EACCES, "permission denied"), (errno.EIO, "input/output error")):
         monkeypatch.setattr(Path, "stat", refusing(number))
         with pytest.raises(AssayError, match=f"{tmp_path}/a.log cannot be looked at: {says}"):

@@ -1,10 +1,12 @@
-"""Spark's log: for its owner alone, and without the rows that Postgres refuses."""
+"""What Java is started with, and Spark's log: for its owner alone, and without the rows that Postgres refuses."""
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -104,6 +106,60 @@ def test_hadoop_has_the_defaults_of_yarn_only_where_spark_runs_on_it(
     assert settings.get("fs.defaultFS"), "all else is there"
     assert settings.get("mapreduce.fileoutputcommitter.algorithm.version"), "all else is there"
     settings.unset(own)
+
+
+def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be secrets, and what a process is started with is for everybody to read."""
+    own = {"spark.hadoop.fs.s3a.secret.key": r"a=b c\n:#!é", "spark.sql.shuffle.partitions": "7"}
+    seen: dict[str, Any] = {}
+
+    class Builder:
+        def appName(self, _: str) -> "Builder":  # noqa: N802
+            return self
+
+        def getOrCreate(self) -> None:  # noqa: N802
+            words = shlex.split(os.environ["PYSPARK_SUBMIT_ARGS"])
+            file = Path(words[words.index("--properties-file") + 1])
+            seen.update(words=words, mode=modes(file), text=file.read_text(), file=file)
+            seen["folder"] = Path(os.environ["SPARK_LOCAL_DIRS"])
+            raise RuntimeError("Java starts")
+
+    for name in ("SPARK_LOCAL_DIRS", "PYSPARK_GATEWAY_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "")
+    monkeypatch.setattr(session, "_jvm_is_running", lambda: False)
+    monkeypatch.setattr(session.SparkSession, "builder", Builder())
+    with pytest.raises(RuntimeError, match="Java starts"):
+        start_session(spark_settings=own)
+    assert not any("a=b" in word for word in seen["words"])
+    assert seen["mode"] == [0o600]
+    assert not seen["file"].exists()
+    assert "SPARK_LOCAL_DIRS" not in os.environ
+    assert modes(seen["folder"]) == [0o700]
+    seen["folder"].rmdir()
+
+
+def test_java_reads_the_settings_as_they_were_given(spark: SparkSession, tmp_path: Path) -> None:
+    own = {"spark.hadoop.secret": r"a=b c\n:#!é", "spark.b c": "1\n2"}
+    with session._settings_file(own) as file:
+        text = file.read_text()
+    read = java_class(spark, "java.util.Properties")()
+    read.load(java_class(spark, "java.io.StringReader")(text))
+    assert {key: read.getProperty(key) for key in own} == own
+    # All else is as in conf/spark-defaults.conf, but for Java's options.
+    assert read.getProperty("spark.sql.session.timeZone") == "UTC"
+    assert f"{PROJECT}/.jars/classes.jsa" in read.getProperty(JAVA_OPTIONS)
+
+
+def test_settings_that_come_too_late_are_refused_and_others_are_taken(spark: SparkSession) -> None:
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    with session_settings(spark, {"spark.sql.shuffle.partitions": before}):
+        start_session(spark_settings={"spark.sql.shuffle.partitions": "3"})
+        assert spark.conf.get("spark.sql.shuffle.partitions") == "3"
+    secret = {"spark.hadoop.fs.s3a.secret.key": "hidden"}
+    with pytest.raises(ConfigurationError, match=r"secret\.key .* comes too late for a session that runs") as error:
+        start_session(spark_settings=secret)
+    assert "hidden" not in f"{error.value} {error.value.hint}"
 
 
 def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:

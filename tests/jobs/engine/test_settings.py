@@ -32,6 +32,12 @@ def test_a_file_that_cannot_be_right_is_named(
     assert says in str(refused.value)
 
 
+def test_relative_paths_begin_at_the_project_and_places_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, is_path in {"data/x": True, "a:b/c": True, "dbfs:/lake": False, "s3a://lake/x": False}.items():
+        monkeypatch.setenv("ASSAY_LAKEHOUSE", place)
+        assert settings.load_settings().lakehouse == (f"{settings.PROJECT}/{place}" if is_path else place)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"# landing: raw", "landing: donn\u00e9es".encode()])
 def test_the_file_may_be_missing_or_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
