@@ -25,6 +25,7 @@ from jobs.engine.landing import (
     is_being_written,
     is_expected,
     list_files,
+    local_path,
     passed_over,
 )
 from jobs.engine.ledger import RowAccount
@@ -340,8 +341,27 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
             f"environment variable {source.one_file}: {file.name} counts as still being written",
             "rename it once it is whole: names that begin with ., _ or ~$, or end in ._COPYING_, are passed over",
         )
+    if (below := _below_landing(run, source, named)) is not None:
+        return run.settings.landing, [glob.escape(below)]
     # From the root on: files of one name in two folders are two files.
-    return file.anchor, [glob.escape(file.relative_to(file.anchor).as_posix())]
+    path = file.relative_to(file.anchor).as_posix()
+    if is_expected(path, source.patterns):
+        raise ConfigurationError(
+            f"environment variable {source.one_file}: {named} would be taken for {path} of the landing folder",
+            f"put it into another folder than /{parent(path)}",
+        )
+    return file.anchor, [glob.escape(path)]
+
+
+def _below_landing(run: Run, source: Source, named: str) -> str | None:
+    """The path below the landing folder of a file that is named alone, if runs without its name find it there, too."""
+    landing = local_path(run.settings.landing)
+    for file in (os.path.abspath(named), os.path.realpath(named)):
+        for root in (os.path.abspath(landing), os.path.realpath(landing)) if landing else ():
+            path = Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else ""
+            if is_expected(path, source.patterns):
+                return path
+    return None
 
 
 def _named_file(source: Source) -> str | None:

@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 
 from jobs.commands import look, releases
-from jobs.commands.options import LARGEST_NUMBER, JsonOption, SourceOption, VerboseOption, WaitOption
+from jobs.commands.options import (
+    LARGEST_NUMBER,
+    JsonOption,
+    SourceOption,
+    VerboseOption,
+    WaitOption,
+    new_console,
+)
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
@@ -108,7 +115,7 @@ def run(
     if from_day is not None and (to_day or datetime.now(UTC)).date() < from_day.date():
         last_day = f"--to {to_day:%Y-%m-%d}" if to_day else "today (UTC)"
         raise ConfigurationError(f"--from {from_day:%Y-%m-%d} is after {last_day}", "give the earlier day to --from")
-    console = Console(stderr=as_json, soft_wrap=True)
+    console = new_console(to_stderr=as_json)
     if sample_if_empty:
         for name in [s.name for s in sources]:
             _sample_if_empty(settings, name, console, is_named=bool(source))
@@ -148,7 +155,7 @@ def replay(
 
     settings, one = load_settings(), load_sources([source])[0]
     given_database(settings)
-    console = Console(stderr=as_json, soft_wrap=True)
+    console = new_console(to_stderr=as_json)
     if dry_run:
         found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)
         print(json.dumps(found.as_json(), indent=2) if as_json else found.as_text(source))
@@ -170,7 +177,7 @@ def sample(
     """Write sample raw files into the landing folder. Example: assay sample --source contacts --rows 1000000"""
     settings = load_settings()
     for name in [s.name for s in load_sources(source)]:
-        _write_sample(settings, name, rows, seed, Console(soft_wrap=True), is_named=bool(source))
+        _write_sample(settings, name, rows, seed, new_console(), is_named=bool(source))
 
 
 @app.command()
@@ -235,7 +242,7 @@ def run_layer(layer: Layer) -> NoReturn:
         from jobs.engine.context import start_run
         from jobs.run import run_sources
 
-        console, settings, sources = Console(soft_wrap=True), load_settings(), load_sources(source)
+        console, settings, sources = new_console(), load_settings(), load_sources(source)
         with _alone(settings, f"jobs/{layer}.py", wait):
             started = start_run(settings, console, verbose=verbose)
             _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
@@ -288,8 +295,11 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
 
 
 def _sample_if_empty(settings: Settings, source: str, console: Console, *, is_named: bool) -> None:
-    folder = _landing_folder(settings, source)
-    if not any(folder.glob("[!._]*")):
+    from jobs.engine.landing import local_path
+
+    folder, bronze = _landing_folder(settings, source), local_path(f"{settings.lakehouse}/bronze/{source}")
+    # Where the files of an earlier run were taken away, sample rows would join real ones.
+    if not any(folder.glob("[!._]*")) and not (bronze and bronze.exists()):
         _write_sample(settings, source, 100_000, 7, console, is_named=is_named)
 
 

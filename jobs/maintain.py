@@ -105,7 +105,7 @@ def maintain(run: Run, sources: Sequence[Source], *, dry_run: bool = False) -> M
 
     Raises AssayError, and does nothing, if a table's log has lost files: they would be removed for good.
     """
-    report, tables = Maintenance(dry_run), _tables(run)
+    report, tables = Maintenance(dry_run), _tables(run, sources)
     for path in tables:
         run.lake.verify_log(path)
     target, kept = _releases(run, report)
@@ -206,8 +206,13 @@ def _kept(run: Run, connection: Connection[Any]) -> Kept | None:
     return Kept({name: frozenset(v) for name, v in versions.items()}, newest[-1][1]) if newest else None
 
 
-def _tables(run: Run) -> list[str]:
-    """The Delta tables of the lakehouse, e.g. `ops/files`, `silver/contacts/contacts`; also of sources long gone."""
+def _tables(run: Run, sources: Sequence[Source]) -> list[str]:
+    """The Delta tables of the lakehouse, e.g. `ops/files`, `silver/contacts/contacts`; also of sources long gone.
+
+    Not those that somebody else may have below the same root.
+    """
+    names = "|".join(map(re.escape, {source.name for source in sources} | run.ledger.sources()))
+    own = re.compile(rf"ops/(?!scratch)[^/]+|(bronze|silver|quarantine|gold)/({names})/[^/]+")
     root = hadoop_path(run.spark, run.lake.root)
     file_system = root.getFileSystem(hadoop_configuration(run.spark))
     prefix = str(file_system.makeQualified(root).toString()).rstrip("/") + "/"
@@ -216,7 +221,7 @@ def _tables(run: Run) -> list[str]:
         for pattern in ("*/*/_delta_log", "*/*/*/_delta_log")
         for status in file_system.globStatus(hadoop_path(run.spark, f"{run.lake.root}/{pattern}")) or []
     ]
-    return sorted(path for path in logs if not path.startswith("ops/scratch/"))
+    return sorted(path for path in logs if own.fullmatch(path))
 
 
 def _compact(run: Run, path: str, *, dry_run: bool) -> TableWork:

@@ -29,6 +29,7 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
 from jobs.engine.landing import local_path
 from jobs.engine.ledger import Ledger
+from jobs.engine.local_rows import local_rows
 from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
@@ -99,6 +100,10 @@ def given_database(settings: Settings) -> Database | None:
     given = settings.postgres
     if given.host is None:
         return None
+    if given.host.startswith(("/", "@")):
+        raise ConfigurationError(
+            f"POSTGRES_HOST: Spark publishes over TCP, and {given.host} is a socket", "for this machine: 127.0.0.1"
+        )
     if given.password is None:
         raise ConfigurationError("POSTGRES_HOST is set and POSTGRES_PASSWORD is not", "set POSTGRES_PASSWORD as well")
     return Database(given.host, given.port, given.db, given.user, given.password.get_secret_value())
@@ -417,9 +422,10 @@ def _news(run: Run, sources: Sequence[str], table: str, known: Sequence[tuple[st
     `known`: the sources and runs of which it has rows; those of one source and run come together or not at all.
     """
     columns, of_ledger = _OPS_TABLES[table]
-    rows = of_ledger(run.ledger)
-    is_known = F.concat_ws(" ", "source", "run_id").isin(*[" ".join(each) for each in known])
-    news: Iterator[Row] = rows.where(F.col("source").isin(*sources) & ~is_known).select(*columns).toLocalIterator()
+    there = [{"source": source, "run_id": run_id} for source, run_id in known]
+    is_there = F.broadcast(local_rows(run.spark, there, "source STRING, run_id STRING"))
+    rows = of_ledger(run.ledger).where(F.col("source").isin(*sources))
+    news: Iterator[Row] = rows.join(is_there, ["source", "run_id"], "left_anti").select(*columns).toLocalIterator()
     return news
 
 

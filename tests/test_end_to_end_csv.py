@@ -5,6 +5,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from jobs import bronze
 from jobs.engine.errors import AssayError, ConfigurationError
 from tests.lab import Lab, with_gold
 
@@ -112,6 +113,22 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     lab.land(names[0], header + "7 0001,Cy,Orr,20,M,2024-05-09\n")
     lab.run("signups", until="silver")
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7}
+
+    # A file of the landing folder is the one that runs without the name find there, links or not.
+    lab.landing.with_name("link").symlink_to(lab.landing)
+    monkeypatch.setenv("CSV_FILE", f"{lab.landing.with_name('link')}/signups/unread.csv")
+    lab.run("signups", until="silver")
+    monkeypatch.delenv("CSV_FILE")
+    assert lab.run("signups", until="silver").sources[0].files == "nothing new"
+    lab.land("signups/unread.csv", header + "9 0001,Di,Fox,20,F,2024-05-10\n")
+    lab.run("signups", until="silver")
+    assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7, 9}
+
+    # One that would be called as a file of the landing folder is: it would take its place.
+    monkeypatch.setattr(bronze, "is_expected", lambda path, _: f"/{path}" == str(second))
+    monkeypatch.setenv("CSV_FILE", str(second))
+    with pytest.raises(ConfigurationError, match=r"would be taken for .*/elsewhere/2/one\.csv of the landing folder"):
+        lab.run("signups", until="silver")
 
     monkeypatch.setenv("CSV_FILE", str(lab.land("elsewhere/_one.csv", header)))
     with pytest.raises(ConfigurationError, match=r"CSV_FILE: _one\.csv counts as still being written"):

@@ -4,9 +4,8 @@ import json
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
-from rich.console import Console
 
-from jobs.commands.options import JsonOption, SourceOption, VerboseOption
+from jobs.commands.options import JsonOption, SourceOption, VerboseOption, new_console
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
@@ -86,7 +85,7 @@ def rules(source: SourceOption = None, as_json: JsonOption = False) -> None:
 def _start(as_json: bool, verbose: bool) -> "Run":
     from jobs.engine.context import start_run
 
-    return start_run(load_settings(), Console(stderr=True, soft_wrap=True), quiet=as_json, verbose=verbose)
+    return start_run(load_settings(), new_console(to_stderr=True), quiet=as_json, verbose=verbose)
 
 
 def _print(result: _Result, as_json: bool) -> None:

@@ -1,8 +1,9 @@
-"""Options that several commands have."""
+"""Options that several commands have, and where they print."""
 
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 LARGEST_NUMBER = 2**63 - 1  # that Postgres and Delta can count to
 
@@ -10,9 +11,7 @@ SourceOption = Annotated[
     list[str] | None,
     typer.Option("--source", "-s", help="Only this source; may be repeated. Example: --source contacts"),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object instead of lines. Example: --json | jq")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines. Example: --json | jq")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and stack traces. Example: -v")
 ]
@@ -22,3 +21,8 @@ WaitOption = Annotated[
         "--wait", min=0, help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600"
     ),
 ]
+
+
+def new_console(*, to_stderr: bool = False) -> Console:
+    """Where a command shows what it does. Names of files are shown as they are: `:warning:` is no picture in them."""
+    return Console(stderr=to_stderr, soft_wrap=True, emoji=False)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption
+from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption, new_console
+from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
@@ -43,16 +44,20 @@ def register(app: typer.Typer) -> None:
         verbose: VerboseOption = False,
     ) -> None:
         """Show the rows of an earlier release again, as a new release. Example: assay rollback --to 3"""
-        from rich.console import Console
-
         from jobs import publish
         from jobs.engine.context import start_run
+        from jobs.releases import existing_database
         from jobs.releases import rollback as roll_back
 
         settings, sources = load_settings(), load_sources()
+        target = existing_database(settings)
+        if target is None:
+            raise AssayError(
+                f"there is no release {to}: nothing has been published here", "publish it with `assay run`"
+            )
         with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: publish.database(settings)):
-            run = start_run(settings, Console(stderr=as_json, soft_wrap=True), quiet=as_json, verbose=verbose)
-            report = roll_back(run, sources, publish.database(settings), to, dry_run=dry_run)
+            run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
+            report = roll_back(run, sources, target, to, dry_run=dry_run)
         print(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())
 
     @app.command()
@@ -65,14 +70,12 @@ def register(app: typer.Typer) -> None:
         verbose: VerboseOption = False,
     ) -> None:
         """Compact Delta tables and remove what no kept release needs. Example: assay maintain --wait 600"""
-        from rich.console import Console
-
         from jobs import publish
         from jobs.engine.context import start_run
         from jobs.maintain import maintain as do_maintain
 
         settings, sources = load_settings(), load_sources()
         with exclusive(settings.lakehouse, "assay maintain", wait, database=lambda: publish.database(settings)):
-            run = start_run(settings, Console(stderr=as_json, soft_wrap=True), quiet=as_json, verbose=verbose)
+            run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
             report = do_maintain(run, sources, dry_run=dry_run)
         print(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())

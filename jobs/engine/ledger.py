@@ -109,6 +109,10 @@ class Ledger:
             states.result()
             accounted.result()
 
+    def sources(self) -> set[str]:
+        """The names of all sources that files were ever read of."""
+        return {row[0] for row in self._read(FILES, FILE_SCHEMA).select("source").distinct().collect()}
+
     def history(self, source: str) -> History:
         """What was decided about each file of a source."""
         self._load_histories([source])

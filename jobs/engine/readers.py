@@ -17,6 +17,7 @@ BRONZE_OF_LINES = (
 ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: BIGINT, row: BIGINT>"
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _SEPARATORS = re.compile(r"[\s-]+")
+_OWN_DETAILS = re.compile(r"Encountered error while reading file \S+\. Details: (.+)$", re.MULTILINE)
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
 
 
@@ -87,7 +88,8 @@ def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | Non
     if found := NO_FILE.search(text):
         named, why = re.sub(r"\\(.)", r"\1", found.group(1)), "it is not there any longer"
     elif found := FAILED_FILE.search(text):
-        named, causes = unquote(found.group(1)), _CAUSE.findall(text)
+        # Our own readers say what is wrong; of Spark's, the innermost cause does.
+        named, causes = unquote(found.group(1)), _OWN_DETAILS.findall(text) or _CAUSE.findall(text)
         why = causes[-1] if causes else "unknown cause"
     else:
         return None

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 from xml.etree.ElementTree import Element, iterparse
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -137,7 +138,7 @@ def _rows(file: Row, sheet: Sheet) -> Iterator[tuple[str, str, str | None, list[
                 yield text, file["_source_file"], json.dumps(rescued, ensure_ascii=False) if rescued else None, values
     except Exception as error:
         # The wording is that of Spark's own readers, by which `failed_file` knows the file.
-        message = f"Encountered error while reading file /{file['_source_file']}. Details: {_kind(error)}"
+        message = f"Encountered error while reading file /{quote(file['_source_file'])}. Details: {_kind(error)}"
         raise RuntimeError(message) from None
 
 

@@ -81,6 +81,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (["run", "--source", "contacts", "--from", "9999-01-01"], {}, "--from 9999-01-01 is after today"),
         (["run"], {"POSTGRES_PORT": "many"}, "environment variable POSTGRES_PORT: Input should be a valid integer"),
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
+        (["run"], {"POSTGRES_HOST": "/run/postgresql"}, "POSTGRES_HOST: Spark publishes over TCP, and /run/postgresql"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
         (["sample", "--source", "members", "--rows", "150"], {}, "sample members: rows must be from 200 to 50,000,000"),
     ],

@@ -12,6 +12,7 @@ from jobs import maintain, releases
 from jobs.engine import published_to
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
+from jobs.engine.local_rows import local_rows
 from jobs.engine.sources import load_sources
 from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end_members import ANN, documents, entry
@@ -117,7 +118,12 @@ def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releas
     mark.parent.mkdir()
     mark.write_text("db.prod:5432, database assay")
     counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}
+    theirs = ["bronze/crm/customers", "gold/orders", "lake/gone/t"]
+    for path in theirs:
+        lab.lake.append(local_rows(lab.lake.spark, [{"a": 1}], "a INT"), path)
     done = maintain.maintain(run, sources)
+    assert not {work.table for work in done.tables} & set(theirs), "tables of others"
+    assert {"ops/files", "bronze/members/members", "gold/members/member"} < {work.table for work in done.tables}
     assert len(done.notes) == 1
     assert done.notes[0].startswith("gold was also published to db.prod:5432, database assay, and what releases")
     mark.unlink()
