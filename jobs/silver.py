@@ -21,7 +21,7 @@ from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount, TableState
-from jobs.engine.local_rows import LocalRows, Rows, local_rows, no_rows
+from jobs.engine.local_rows import LocalRows, Rows, hidden, local_rows, no_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
 
@@ -438,15 +438,17 @@ def _deliveries(run: Run, source: Source, raw: str, scope: Scope) -> DataFrame:
 
 
 def _parsed(run: Run, source: Source, table: str, bronze: DataFrame) -> DataFrame:
-    return _parse(source, table, bronze, id_secret.read(run.lake, source.name) if _needs_secret(source, table) else "")
+    needs_secret = _needs_secret(source, table)
+    secret = hidden(run.spark, id_secret.read(run.lake, source.name)) if needs_secret else F.lit("")
+    return _parse(source, table, bronze, secret)
 
 
 def _shape(run: Run, source: Source, table: str) -> DataFrame:
     """What parsing bronze makes, without rows."""
-    return _parse(source, table, _empty_bronze(run, source, table), "")
+    return _parse(source, table, _empty_bronze(run, source, table), F.lit(""))
 
 
-def _parse(source: Source, table: str, bronze: DataFrame, secret: str) -> DataFrame:
+def _parse(source: Source, table: str, bronze: DataFrame, secret: Column) -> DataFrame:
     return call(source.silver_transform(table), {"raw": bronze}, source, {id_secret.PARAMETER: secret})
 
 

@@ -105,6 +105,7 @@ def test_a_run_takes_raw_files_to_postgres_and_the_next_one_changes_nothing(firs
 
 
 def test_the_summary_for_machines_is_json(lab: Lab) -> None:
+    lab.landing.mkdir(parents=True)
     code, out, error = lab.assay("run", "--source", "contacts", "--until", "silver", "--json")
     assert code == 0, error
     assert json.loads(out)["sources"][0]["files"] == "nothing new"

@@ -7,6 +7,8 @@ first who answered, then one counselor per transfer, perhaps one who had the con
 The most private source, minors may be among the clients: their names and places never leave silver.
 """
 
+import secrets
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -35,6 +37,8 @@ _WHOLE_CHARACTERS = (
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+\z"
 )
 RECORD = ", ".join(f"{field}: STRING" for field in FIELDS)
+# The field of an object that no line has: another one in each process.
+_END = f"{secrets.token_hex(16)} end"
 
 ALL_CONTACTS = "all"
 NO_PRONOUNS = "Unknown"
@@ -44,7 +48,7 @@ SHE_THEY = "She/They"
 # -- silver --
 
 
-def contacts(raw: DataFrame, timezone: str, id_secret: str) -> DataFrame:
+def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
     """One row per raw line, whatever it holds: what could be read of the contact, and helper columns for the rules.
 
     `contact_id` is the same for the same record, and without `id_secret` nobody can tell which record it is of.
@@ -295,18 +299,17 @@ def pronoun_risk(pronoun_risk_levels: DataFrame) -> DataFrame:
 # -- steps to silver --
 
 
-def _texts(raw: DataFrame, id_secret: str) -> DataFrame:
+def _texts(raw: DataFrame, id_secret: Column) -> DataFrame:
     """Each line's fields as trimmed text, NULL where missing; `contact_id` from the fields as they came.
 
     Spark reads the first value of a text and ignores what follows. In brackets and followed by an object that no line
     can have, a line makes two elements, and that object is the second one, only if it is one whole object. Needs
     spark.sql.json.enablePartialResults off: else Spark passes over what it cannot read within a field, and goes on.
     """
-    end = f"{id_secret} end"
-    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(f', {{"{end}": 1}}]'))
-    two = F.from_json(wrapped, f"ARRAY<STRUCT<{RECORD}, `{end}`: INT>>", {"allowSingleQuotes": "false"})
+    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(f', {{"{_END}": 1}}]'))
+    two = F.from_json(wrapped, f"ARRAY<STRUCT<{RECORD}, `{_END}`: INT>>", {"allowSingleQuotes": "false"})
     read = raw.select(*ENGINE_COLUMNS, two.alias("two"))
-    is_whole = (F.size("two") == 2) & F.get("two", F.lit(1))[end].isNotNull()
+    is_whole = (F.size("two") == 2) & F.get("two", F.lit(1))[_END].isNotNull()
     records = read.select(*ENGINE_COLUMNS, F.when(is_whole, F.get("two", F.lit(0))).alias("record"))
     bare = records.select(
         *ENGINE_COLUMNS,
@@ -328,14 +331,14 @@ def _has_half_character(line: Column) -> Column:
     return F.coalesce(may_have & ~line.rlike(_WHOLE_CHARACTERS), F.lit(False))
 
 
-def _contact_id(record: str, secret: str) -> Column:
+def _contact_id(record: str, secret: Column) -> Column:
     """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text.
 
     Decision: of a secret, too. Analysts see the id and all fields but name and place: those they could try out.
     """
     values = [F.col(f"{record}.{field}") for field in FIELDS]
     measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
-    return F.left(F.sha2(F.concat(F.lit(secret), *measured), 256), F.lit(32))
+    return F.left(F.sha2(F.concat(secret, *measured), 256), F.lit(32))
 
 
 def _counselor_id(name: Column) -> Column:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StructType
 
@@ -55,6 +55,17 @@ def local_rows(spark: SparkSession, rows: Sequence[Mapping[str, Any]], schema: S
     kind = ArrayType(schema) if isinstance(schema, StructType) else f"ARRAY<STRUCT<{schema}>>"
     parsed = F.from_json(F.lit(text), kind, {"mode": "FAILFAST"})
     return spark.sql("SELECT 1").select(F.inline(parsed))
+
+
+def hidden(spark: SparkSession, text: str) -> Column:
+    """A text that no plan shows, as literals are shown in event logs, on Spark's web page and in errors."""
+    gateway: Any = spark.sparkContext._gateway
+    values = gateway.new_array(gateway.jvm.java.lang.Object, 1)
+    values[0] = text
+    row = java_class(spark, "org.apache.spark.sql.RowFactory").create(values)
+    rows = java_class(spark, "java.util.ArrayList")()
+    rows.add(row)
+    return DataFrame(spark._jsparkSession.createDataFrame(rows, java_columns(spark, "text STRING")), spark).scalar()
 
 
 def no_rows(spark: SparkSession, schema: StructType | str) -> DataFrame:

@@ -73,7 +73,7 @@ def raw(spark: SparkSession, lines: Iterable[str | None], rescued: str | None = 
 
 
 def parsed(spark: SparkSession, *lines: str, timezone: str = "UTC", secret: str = SECRET) -> DataFrame:
-    return source.contacts(raw(spark, lines), timezone, secret)
+    return source.contacts(raw(spark, lines), timezone, F.lit(secret))
 
 
 def contacts(spark: SparkSession, *overlays: dict[str, Any]) -> DataFrame:
@@ -91,7 +91,7 @@ def held(spark: SparkSession, *rows: tuple[str, str, datetime, datetime]) -> Dat
 def assert_violations(spark: SparkSession, cases: list[tuple[str | None, list[str]]]) -> None:
     """Each line breaks exactly these rules."""
     expected = spark.createDataFrame(cases, "_raw STRING, violations ARRAY<STRING>")
-    frame = source.contacts(raw(spark, [text for text, _ in cases]), "UTC", SECRET)
+    frame = source.contacts(raw(spark, [text for text, _ in cases]), "UTC", F.lit(SECRET))
     actual = with_violations(frame, "contacts", "contacts").select("_raw", "violations")
     assert_df_equality(actual, expected, ignore_nullable=True)
 
@@ -104,14 +104,14 @@ class TestReading:
 
     def test_the_engines_columns_pass_through(self, spark: SparkSession) -> None:
         bronze = raw(spark, [line(), "junk", None], rescued="aGk=")
-        assert_df_equality(source.contacts(bronze, "UTC", SECRET).select(*bronze.columns), bronze)
+        assert_df_equality(source.contacts(bronze, "UTC", F.lit(SECRET)).select(*bronze.columns), bronze)
 
     def test_every_row_comes_out_once_whatever_it_holds(self, spark: SparkSession) -> None:
         values = st.none() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers(), max_size=2)
         records = examples(st.dictionaries(st.sampled_from(sorted(BASE_RECORD)), values))
         lines = [json.dumps({**BASE_RECORD, **record}) for record in records] + examples(st.text())
         bronze = raw(spark, [text.replace("\ud800", "") for text in lines])
-        checked = with_violations(source.contacts(bronze, "Europe/Paris", SECRET), "contacts", "contacts")
+        checked = with_violations(source.contacts(bronze, "Europe/Paris", F.lit(SECRET)), "contacts", "contacts")
         assert_df_equality(checked.select(*bronze.columns), bronze)
         assert len(checked.collect()) == len(lines)
 
@@ -240,7 +240,7 @@ class TestRules:
 
     def test_a_line_that_is_not_utf8_is_held_back(self, spark: SparkSession) -> None:
         bronze = raw(spark, [line(counselors="['Frank L\ufffdpez-Patel']", transfer_timestamps="[]")], rescued="8w==")
-        checked = with_violations(source.contacts(bronze, "UTC", SECRET), "contacts", "contacts")
+        checked = with_violations(source.contacts(bronze, "UTC", F.lit(SECRET)), "contacts", "contacts")
         assert_rows(checked.select("violations"), [(["is_utf8"],)])
 
     def test_a_line_with_half_a_character_is_held_back(self, spark: SparkSession) -> None:

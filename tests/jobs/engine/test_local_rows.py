@@ -7,8 +7,9 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from jobs.engine.local_rows import _FEW, local_rows
+from jobs.engine.local_rows import _FEW, hidden, local_rows
 
 SCHEMA = "`a b` STRING, n BIGINT, part DOUBLE, list ARRAY<BIGINT>, at TIMESTAMP"
 AT = datetime(2026, 11, 25, 5, 18, 5, 46401, tzinfo=UTC)
@@ -26,6 +27,14 @@ def test_rows_come_out_as_they_went_in(spark: SparkSession, count: int) -> None:
     # A time comes out without its zone, in that of this machine.
     found = [{**r.asDict(), "at": r["at"].astimezone(UTC)} for r in frame.orderBy("n").collect()]
     assert found == rows
+
+
+def test_no_plan_shows_a_hidden_text(spark: SparkSession) -> None:
+    frame = spark.range(2).select(F.concat(hidden(spark, "of nobody's business"), F.lit(" "), "id").alias("text"))
+    assert sorted(frame.collect()) == [("of nobody's business 0",), ("of nobody's business 1",)]
+    query = frame._jdf.queryExecution()
+    shown = [query.toString(), query.executedPlan().treeString(), query.optimizedPlan().treeString()]
+    assert all("id#" in text and "business" not in text for text in shown)
 
 
 def test_nothing_is_nothing(spark: SparkSession) -> None:
