@@ -130,6 +130,7 @@ def files(plan: Plan, kind: str) -> dict[str, str]:
 
 def test_a_plan_is_what_the_run_does_from_the_first_file_to_the_last(lab: Lab, members: Source) -> None:
     # Nothing has arrived.
+    lab.landing.mkdir(parents=True)
     empty = plan_then_run(lab, members)
     assert empty.is_empty
     assert "a run would change nothing" in empty.as_text()
