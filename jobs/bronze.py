@@ -341,10 +341,12 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
             f"environment variable {source.one_file}: {file.name} counts as still being written",
             "rename it once it is whole: names that begin with ., _ or ~$, or end in ._COPYING_, are passed over",
         )
-    if (below := _below_landing(run, source, named)) is not None:
-        return run.settings.landing, [glob.escape(below)]
     # From the root on: files of one name in two folders are two files.
     path = file.relative_to(file.anchor).as_posix()
+    # What an earlier Assay has called so keeps the name: under another, its earlier rows would stay for ever.
+    is_known = path in run.ledger.history(source.name).paths()
+    if not is_known and (below := _below_landing(run, source, named)) is not None:
+        return run.settings.landing, [glob.escape(below)]
     if is_expected(path, source.patterns):
         raise ConfigurationError(
             f"environment variable {source.one_file}: {named} would be taken for {path} of the landing folder",

@@ -124,6 +124,17 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     lab.run("signups", until="silver")
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7, 9}
 
+    # One that an earlier Assay has called by its path from the root keeps that name.
+    old = lab.land("signups/old.csv", header + "5 0001,Ed,Ash,20,M,2024-05-09\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(bronze, "_below_landing", lambda *_: None)
+        patch.setenv("CSV_FILE", str(old))
+        lab.run("signups", until="silver")
+    monkeypatch.setenv("CSV_FILE", str(old))
+    lab.land("signups/old.csv", header + "6 0001,Ed,Ash,20,M,2024-05-09\n")
+    lab.run("signups", until="silver")
+    assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 6, 7, 9}
+
     # One that would be called as a file of the landing folder is: it would take its place.
     monkeypatch.setattr(bronze, "is_expected", lambda path, _: f"/{path}" == str(second))
     monkeypatch.setenv("CSV_FILE", str(second))

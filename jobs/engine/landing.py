@@ -100,8 +100,8 @@ def passed_over(spark: SparkSession, root: str, patterns: Sequence[str]) -> list
 
 def is_expected(path: str, patterns: Iterable[str]) -> bool:
     """Whether a file matches one of the patterns, or a folder (`x/`) leads to what one of them matches."""
-    if not path.endswith("/"):
-        return any(fnmatchcase(path, pattern) for pattern in patterns)
+    if not path.endswith("/"):  # to fnmatch, a `*` may stand for several folders
+        return any(path.count("/") == pattern.count("/") and fnmatchcase(path, pattern) for pattern in patterns)
     names = path[:-1].split("/")
     above = (pattern.split("/")[:-1][: len(names)] for pattern in patterns)
     return any(len(found) == len(names) and all(map(fnmatchcase, names, found)) for found in above)

@@ -112,6 +112,12 @@ def test_a_landing_folder_that_is_not_there_is_not_taken_for_an_empty_one(
         list_files(spark, str(tmp_path), ["members/*.log"])
 
 
+def test_a_pattern_stands_for_names_in_one_folder() -> None:
+    patterns = ["signups/*.csv", "*/deep/*.csv"]
+    found = {path: landing.is_expected(path, patterns) for path in ("signups/a.csv", "signups/b/a.csv", "b/deep/a.csv")}
+    assert found == {"signups/a.csv": True, "signups/b/a.csv": False, "b/deep/a.csv": True}
+
+
 @pytest.mark.parametrize(
     ("place", "folder"),
     [
