@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from py4j.java_gateway import JavaMember
 from pyspark import SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import ConfigurationError
@@ -76,7 +77,7 @@ def start_session(
             # Driver and executors share this machine then; a host name that resolves oddly must not matter.
             if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
                 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-            if master.startswith("local") and "spark.local.dir" not in (spark_settings or {}):
+            if master.startswith("local") and not _sets("spark.local.dir", spark_settings or {}):
                 meanwhile.enter_context(_own_work_folder())
         meanwhile.enter_context(_standard_error_to(log))
         spark = SparkSession.builder.appName("assay").getOrCreate()
@@ -157,13 +158,16 @@ def _adopt(spark: SparkSession, settings: Mapping[str, str]) -> None:
     for key, value in settings.items():
         if spark.conf.get(key, None) == value:
             continue
-        if not spark.conf.isModifiable(key):
+        try:
+            if key.startswith("spark.hadoop."):
+                raise PySparkException(f"{key} is Hadoop's")
+            spark.conf.set(key, value)
+        except PySparkException:
             # Not the value, which may be a secret.
             raise ConfigurationError(
                 f"{key} (ASSAY_SPARK, or spark in conf/assay.yaml) comes too late for a session that runs already",
                 f"give it to spark-submit: --conf {key}=...",
-            )
-        spark.conf.set(key, value)
+            ) from None
 
 
 def _verify_settings(spark: SparkSession) -> None:
@@ -235,6 +239,12 @@ def _own_work_folder() -> Iterator[None]:
         yield
     finally:
         del os.environ["SPARK_LOCAL_DIRS"]
+
+
+def _sets(key: str, spark_settings: Mapping[str, str]) -> bool:
+    """Whether a setting is made, here or in conf/spark-defaults.conf."""
+    lines = (PROJECT / _DEFAULTS).read_text(encoding="utf-8").splitlines()
+    return key in spark_settings or any(re.match(rf"{re.escape(key)}[\s=:]", line) for line in lines)
 
 
 def _default(file: Path, key: str) -> str:

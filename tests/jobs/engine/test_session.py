@@ -137,6 +137,9 @@ def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monk
     assert "SPARK_LOCAL_DIRS" not in os.environ
     assert modes(seen["folder"]) == [0o700]
     seen["folder"].rmdir()
+    assert session._sets("spark.local.dir", {"spark.local.dir": "/fast"})
+    assert session._sets("spark.sql.session.timeZone", {})
+    assert not session._sets("spark.local.dir", {})
 
 
 def test_java_reads_the_settings_as_they_were_given(spark: SparkSession, tmp_path: Path) -> None:
@@ -156,10 +159,12 @@ def test_settings_that_come_too_late_are_refused_and_others_are_taken(spark: Spa
     with session_settings(spark, {"spark.sql.shuffle.partitions": before}):
         start_session(spark_settings={"spark.sql.shuffle.partitions": "3"})
         assert spark.conf.get("spark.sql.shuffle.partitions") == "3"
-    secret = {"spark.hadoop.fs.s3a.secret.key": "hidden"}
-    with pytest.raises(ConfigurationError, match=r"secret\.key .* comes too late for a session that runs") as error:
-        start_session(spark_settings=secret)
-    assert "hidden" not in f"{error.value} {error.value.hint}"
+        # Delta's are not known to Spark before Delta is asked for something.
+        start_session(spark_settings={"spark.databricks.delta.snapshotPartitions": "1"})
+    for key in ("spark.hadoop.fs.s3a.secret.key", "spark.executor.memory"):
+        with pytest.raises(ConfigurationError, match=rf"{key} .* comes too late for a session that runs") as error:
+            start_session(spark_settings={key: "hidden"})
+        assert "hidden" not in f"{error.value} {error.value.hint}"
 
 
 def test_a_new_folder_of_logs_and_its_files_are_for_their_owner(tmp_path: Path) -> None:
