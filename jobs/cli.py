@@ -97,13 +97,13 @@ def run(
 ) -> None:
     """Refine raw files, raw to Postgres. Example: assay run --source contacts --until gold"""
     from jobs.engine.context import start_run
-    from jobs.publish import given_database
+    from jobs.publish import check_database
     from jobs.replay import ask_backfill
     from jobs.run import run_sources
 
     settings, sources = load_settings(), load_sources(source)
     if until is Until.publish:
-        given_database(settings)
+        check_database(settings)
     if take_over and (source or until is not Until.publish):
         raise ConfigurationError(
             "--take-over is for all sources, raw to Postgres", "leave --source and --until out: assay run --take-over"
@@ -149,12 +149,12 @@ def replay(
 ) -> None:
     """Send quarantined rows through the present rules. Example: assay replay --source credits --rule action_known"""
     from jobs.engine.context import start_run
-    from jobs.publish import given_database
+    from jobs.publish import check_database
     from jobs.replay import ask_replay, preview
     from jobs.run import run_sources
 
     settings, one = load_settings(), load_sources([source])[0]
-    given_database(settings)
+    check_database(settings)
     console = new_console(to_stderr=as_json)
     if dry_run:
         found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)

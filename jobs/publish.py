@@ -100,10 +100,6 @@ def given_database(settings: Settings) -> Database | None:
     given = settings.postgres
     if given.host is None:
         return None
-    if given.host.startswith(("/", "@")):
-        raise ConfigurationError(
-            f"POSTGRES_HOST: Spark publishes over TCP, and {given.host} is a socket", "for this machine: 127.0.0.1"
-        )
     if given.password is None:
         raise ConfigurationError("POSTGRES_HOST is set and POSTGRES_PASSWORD is not", "set POSTGRES_PASSWORD as well")
     return Database(given.host, given.port, given.db, given.user, given.password.get_secret_value())
@@ -111,7 +107,18 @@ def given_database(settings: Settings) -> Database | None:
 
 def database(settings: Settings) -> Database:
     """The Postgres to publish to: the one of POSTGRES_HOST, else the embedded one, started if it is not running."""
+    check_database(settings)
     return given_database(settings) or start_embedded(settings.database)
+
+
+def check_database(settings: Settings) -> None:
+    """Raises ConfigurationError if nothing can be published to the Postgres that the settings name."""
+    host = settings.postgres.host
+    if host and host.startswith(("/", "@")):
+        raise ConfigurationError(
+            f"POSTGRES_HOST: Spark publishes over TCP, and {host} is a socket", "for this machine: 127.0.0.1"
+        )
+    given_database(settings)
 
 
 def running_database(settings: Settings) -> Database | None:
@@ -171,11 +178,12 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         changing = {item.state.table_name for item in changed}
         concerned = [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}]
-        known = {table: postgres.known_runs(connection, table) for table in _OPS_TABLES}
+        names_of_all = [source.name for source in sources]
+        known = {table: postgres.known_runs(connection, table, names_of_all) for table in _OPS_TABLES}
         # All of this is planned more than computed, so that each alone would leave cores idle.
         with ThreadPoolExecutor(max_workers=4) as pool:
             verified = pool.map(partial(verify_accounts, run), concerned)
-            news = pool.map(partial(_news, run, [source.name for source in sources]), known, known.values())
+            news = pool.map(partial(_news, run, names_of_all), known, known.values())
             loaded = stage(run, connection, target, changed)
             for _ in verified:
                 pass
@@ -304,6 +312,7 @@ def _load(
     run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
 ) -> list[tuple[Publication, tuple[int, str]]]:
     """Fills the items' staging tables; returns how many rows were loaded, and their checksum."""
+    target = postgres.without_limits(connection, target)
     for item in items:
         postgres.create_staging(connection, item)
 

@@ -22,15 +22,15 @@ class Database:
     name: str
     user: str
     password: str = field(repr=False)
+    jdbc_options: str = ""
+    """What Spark's connections set as they begin, as `-c name=value`."""
 
     @property
     def jdbc_url(self) -> str:
         """How Spark connects: with TLS as all other connections."""
-        tls = {name: value for name, variable in _JDBC_TLS.items() if (value := os.environ.get(variable))}
-        if tls.get("sslrootcert") == "system":
-            tls |= {"sslrootcert": "", "sslfactory": "org.postgresql.ssl.DefaultJavaSSLFactory"}
-        given = "&".join(f"{name}={quote(value, safe='')}" for name, value in tls.items() if value)
-        return f"jdbc:postgresql://{self._address}/{quote(self.name)}{'?' if given else ''}{given}"
+        given = {"options": self.jdbc_options, **_tls()}
+        parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items() if value)
+        return f"jdbc:postgresql://{self._address}/{quote(self.name)}{'?' if parameters else ''}{parameters}"
 
     @property
     def _address(self) -> str:
@@ -57,6 +57,17 @@ class Database:
             connect_timeout=10,
             application_name="assay",
         )
+
+
+def _tls() -> dict[str, str]:
+    """What the driver is to be told to do as libpq does."""
+    tls = {name: value for name, variable in _JDBC_TLS.items() if (value := os.environ.get(variable))}
+    if tls.get("sslrootcert") == "system":
+        factory = "org.postgresql.ssl.DefaultJavaSSLFactory"
+        return {**tls, "sslmode": tls.get("sslmode", "verify-full"), "sslrootcert": "", "sslfactory": factory}
+    if tls.get("sslmode") == "require" and "sslrootcert" in tls:  # with which libpq verifies, too
+        tls["sslmode"] = "verify-ca"
+    return tls
 
 
 def kept_password(file: Path) -> str:

@@ -49,23 +49,27 @@ def local_rows(spark: SparkSession, rows: Sequence[Mapping[str, Any]], schema: S
     """
     if not rows:
         return no_rows(spark, schema)
-    if len(rows) > _FEW:
-        return spark.createDataFrame([dict(row) for row in rows], schema).coalesce(1)
     text = json.dumps(rows, default=_isoformat)
     kind = ArrayType(schema) if isinstance(schema, StructType) else f"ARRAY<STRUCT<{schema}>>"
-    parsed = F.from_json(F.lit(text), kind, {"mode": "FAILFAST"})
-    return spark.sql("SELECT 1").select(F.inline(parsed))
+    is_much = len(rows) > _FEW
+    source, found = (_only(spark, text), F.col("text")) if is_much else (spark.sql("SELECT 1"), F.lit(text))
+    return source.select(F.inline(F.from_json(found, kind, {"mode": "FAILFAST"})))
 
 
 def hidden(spark: SparkSession, text: str) -> Column:
     """A text that no plan shows, as literals are shown in event logs, on Spark's web page and in errors."""
+    return _only(spark, text).scalar()
+
+
+def _only(spark: SparkSession, text: str) -> DataFrame:
+    """One row: this `text`, which is no part of the plan."""
     gateway: Any = spark.sparkContext._gateway
     values = gateway.new_array(gateway.jvm.java.lang.Object, 1)
     values[0] = text
     row = java_class(spark, "org.apache.spark.sql.RowFactory").create(values)
     rows = java_class(spark, "java.util.ArrayList")()
     rows.add(row)
-    return DataFrame(spark._jsparkSession.createDataFrame(rows, java_columns(spark, "text STRING")), spark).scalar()
+    return DataFrame(spark._jsparkSession.createDataFrame(rows, java_columns(spark, "text STRING")), spark)
 
 
 def no_rows(spark: SparkSession, schema: StructType | str) -> DataFrame:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
@@ -42,8 +43,8 @@ _WHO_HOLDS = (
 )
 # Nothing is said on the connection while staging tables are filled, and millions of rows take their time, whatever an
 # administrator allows others; one whose host vanished is to end before long.
-_LONG_SESSION = """SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
-('statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout');
+_LIMITS = "'statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout'"
+_LONG_SESSION = f"""SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ({_LIMITS});
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
 # How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
@@ -120,6 +121,12 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
             f"{connection.info.dbname}; nothing was published",
             "run again once it is done (assay releases); a database is for one lakehouse",
         ) from None
+
+
+def without_limits(connection: psycopg.Connection[Any], database: Database) -> Database:
+    """The database, to be loaded over connections that an administrator's limits of time do not hold for, either."""
+    limited = connection.execute(f"SELECT name FROM pg_settings WHERE name IN ({_LIMITS}) AND reset_val <> '0'")
+    return replace(database, jdbc_options=" ".join(f"-c {name}=0" for (name,) in limited))
 
 
 def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
@@ -402,9 +409,10 @@ def first_run(connection: psycopg.Connection[Any]) -> str | None:
     return str(row[0]) if row else None
 
 
-def known_runs(connection: psycopg.Connection[Any], table: str) -> list[tuple[str, str]]:
-    """The sources and runs of which an ops table has rows."""
-    return connection.execute(f"SELECT DISTINCT source, run_id FROM {table}").fetchall()
+def known_runs(connection: psycopg.Connection[Any], table: str, sources: Sequence[str]) -> list[tuple[str, str]]:
+    """The sources, of these, and runs of which an ops table has rows."""
+    there = f"SELECT DISTINCT source, run_id FROM {table} WHERE source = ANY(%s)"
+    return connection.execute(there, [list(sources)]).fetchall()
 
 
 def copy_new(connection: psycopg.Connection[Any], table: str, columns: list[str], rows: Iterable[Row]) -> None:

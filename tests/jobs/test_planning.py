@@ -163,7 +163,8 @@ def test_a_plan_is_what_the_run_does_from_the_first_file_to_the_last(lab: Lab, m
     assert files(second, "read") == {"members/b.log": "new"}
     assert files(second, "delivered_again") == {"members/c.log": "a copy of members/b.log"}
     assert files(second, "vanished") == {"members/copy.log": "its rows stay"}
-    assert reasons(second)["gold/members/member"] == "silver.members.member_entries will change"
+    assert reasons(second)["silver/members/newest_entries"] == "silver.members.member_entries will change"
+    assert reasons(second)["gold/members/member"] == "silver.members.newest_entries will change"
     assert not second.publish.will
     assert {item.table for item in second.publish.may} >= {"gold.member"}
 

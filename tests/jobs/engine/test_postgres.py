@@ -386,7 +386,7 @@ def test_times_of_the_ledger_are_the_same_in_every_zone(database: Database, monk
     assert found == datetime(2026, 7, 1, 10, 0, 0, 123456)
 
 
-def test_the_limits_of_others_do_not_end_a_release(database: Database) -> None:
+def test_the_limits_of_others_do_not_end_a_release(database: Database, spark: SparkSession) -> None:
     limits = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout")
     with postgres.connect(database) as connection:
         # An older server does not know all of them.
@@ -397,6 +397,20 @@ def test_the_limits_of_others_do_not_end_a_release(database: Database) -> None:
         postgres.keep_others_off(connection)
         found = connection.execute("SELECT DISTINCT setting FROM pg_settings WHERE name = ANY(%s)", [list(limits)])
         assert found.fetchall() == [("0",)]
+        assert postgres.without_limits(connection, database) == database
+    with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{database.name}" SET statement_timeout = 300')
+    with postgres.connect(database) as connection:
+        postgres.keep_others_off(connection)
+        postgres.prepare(connection, {})
+        item = thing(ID_N, 1_000)
+        postgres.create_staging(connection, item)
+        connection.execute(
+            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN NULL; "
+            "END $$; CREATE TRIGGER slowly BEFORE INSERT ON assay_staging.gold__things EXECUTE FUNCTION slowly()"
+        )
+        frame = spark.range(1_000).selectExpr("id", "cast(id AS INT) AS n").coalesce(1)
+        assert postgres.load_staging(frame, postgres.without_limits(connection, database), item)[0] == 1_000
 
 
 def test_a_server_that_is_too_old_is_refused_before_anything_is_loaded(
@@ -424,10 +438,12 @@ def test_spark_connects_with_tls_as_all_others_do(
     assert database.jdbc_url == f"{address}?sslmode=require"
     with pytest.raises(Py4JJavaError, match="does not support SSL"):
         postgres.load_staging(rows, database, item)
+    # To libpq, these two mean that the server is verified.
     monkeypatch.setenv("PGSSLROOTCERT", "/etc/a b.pem")
-    assert database.jdbc_url == f"{address}?sslmode=require&sslrootcert=%2Fetc%2Fa%20b.pem"
+    assert database.jdbc_url == f"{address}?sslmode=verify-ca&sslrootcert=%2Fetc%2Fa%20b.pem"
+    monkeypatch.delenv("PGSSLMODE")
     monkeypatch.setenv("PGSSLROOTCERT", "system")
-    assert database.jdbc_url == f"{address}?sslmode=require&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory"
+    assert database.jdbc_url == f"{address}?sslmode=verify-full&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory"
 
 
 @pytest.mark.parametrize(
