@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
+from itertools import product
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -358,12 +359,11 @@ def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
 def _below_landing(run: Run, source: Source, named: str) -> str | None:
     """The path below the landing folder of a file that is named alone, if runs without its name find it there, too."""
     landing = local_path(run.settings.landing)
-    for file in (os.path.abspath(named), os.path.realpath(named)):
-        for root in (os.path.abspath(landing), os.path.realpath(landing)) if landing else ():
-            path = Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else ""
-            if is_expected(path, source.patterns):
-                return path
-    return None
+    if landing is None:
+        return None
+    files, roots = ((os.path.abspath(place), os.path.realpath(place)) for place in (named, landing))
+    below = (Path(file).relative_to(root) for file, root in product(files, roots) if Path(file).is_relative_to(root))
+    return next((path.as_posix() for path in below if is_expected(path.as_posix(), source.patterns)), None)
 
 
 def _named_file(source: Source) -> str | None:

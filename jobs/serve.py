@@ -13,7 +13,7 @@ from jobs.engine.landing import local_path
 from jobs.engine.settings import Settings
 from jobs.publish import given_database
 
-ROLE = "analyst"
+ROLE = ServiceConfig.role
 MEMBERS = "members"  # the source's folder below the landing folder
 
 

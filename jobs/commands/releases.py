@@ -50,12 +50,13 @@ def register(app: typer.Typer) -> None:
         from jobs.releases import rollback as roll_back
 
         settings, sources = load_settings(), load_sources()
+        publish.check_database(settings)
         target = existing_database(settings)
         if target is None:
             raise AssayError(
                 f"there is no release {to}: nothing has been published here", "publish it with `assay run`"
             )
-        with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: publish.database(settings)):
+        with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: target):
             run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
             report = roll_back(run, sources, target, to, dry_run=dry_run)
         print(json.dumps(report.as_json(), indent=2) if as_json else report.as_text())

@@ -52,7 +52,7 @@ def local_rows(spark: SparkSession, rows: Sequence[Mapping[str, Any]], schema: S
     text = json.dumps(rows, default=_isoformat)
     kind = ArrayType(schema) if isinstance(schema, StructType) else f"ARRAY<STRUCT<{schema}>>"
     is_much = len(rows) > _FEW
-    source, found = (_only(spark, text), F.col("text")) if is_much else (spark.sql("SELECT 1"), F.lit(text))
+    source, found = (_only(spark, text), F.col("value")) if is_much else (spark.sql("SELECT 1"), F.lit(text))
     return source.select(F.inline(F.from_json(found, kind, {"mode": "FAILFAST"})))
 
 
@@ -62,14 +62,13 @@ def hidden(spark: SparkSession, text: str) -> Column:
 
 
 def _only(spark: SparkSession, text: str) -> DataFrame:
-    """One row: this `text`, which is no part of the plan."""
-    gateway: Any = spark.sparkContext._gateway
-    values = gateway.new_array(gateway.jvm.java.lang.Object, 1)
-    values[0] = text
-    row = java_class(spark, "org.apache.spark.sql.RowFactory").create(values)
-    rows = java_class(spark, "java.util.ArrayList")()
-    rows.add(row)
-    return DataFrame(spark._jsparkSession.createDataFrame(rows, java_columns(spark, "text STRING")), spark)
+    """One row, `value`: this text, which is no part of the plan."""
+    rows, texts = (
+        java_class(spark, "java.util.ArrayList")(),
+        java_class(spark, "org.apache.spark.sql.Encoders").STRING(),
+    )
+    rows.add(text)
+    return DataFrame(spark._jsparkSession.createDataset(rows, texts).toDF(), spark)
 
 
 def no_rows(spark: SparkSession, schema: StructType | str) -> DataFrame:

@@ -158,16 +158,15 @@ def _adopt(spark: SparkSession, settings: Mapping[str, str]) -> None:
     for key, value in settings.items():
         if spark.conf.get(key, None) == value:
             continue
-        try:
-            if key.startswith("spark.hadoop."):
-                raise PySparkException(f"{key} is Hadoop's")
-            spark.conf.set(key, value)
-        except PySparkException:
-            # Not the value, which may be a secret.
-            raise ConfigurationError(
-                f"{key} (ASSAY_SPARK, or spark in conf/assay.yaml) comes too late for a session that runs already",
-                f"give it to spark-submit: --conf {key}=...",
-            ) from None
+        if not key.startswith("spark.hadoop."):  # such a one Spark would take, and nothing would read it
+            with suppress(PySparkException):
+                spark.conf.set(key, value)
+                continue
+        # Not the value, which may be a secret.
+        raise ConfigurationError(
+            f"{key} (ASSAY_SPARK, or spark in conf/assay.yaml) comes too late for a session that runs already",
+            f"give it to spark-submit: --conf {key}=...",
+        )
 
 
 def _verify_settings(spark: SparkSession) -> None:
@@ -243,14 +242,13 @@ def _own_work_folder() -> Iterator[None]:
 
 def _sets(key: str, spark_settings: Mapping[str, str]) -> bool:
     """Whether a setting is made, here or in conf/spark-defaults.conf."""
-    lines = (PROJECT / _DEFAULTS).read_text(encoding="utf-8").splitlines()
-    return key in spark_settings or any(re.match(rf"{re.escape(key)}[\s=:]", line) for line in lines)
+    return key in spark_settings or bool(_default(PROJECT / _DEFAULTS, key))
 
 
 def _default(file: Path, key: str) -> str:
-    """What the properties file sets for a key."""
-    lines = (line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines())
-    return next(words[1] for words in lines if words and words[0] == key)
+    """What the properties file sets for a key; empty if nothing."""
+    lines = (re.split(r"\s*[\s=:]\s*", line, maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines())
+    return next((words[1] for words in lines if words[0] == key), "")
 
 
 @contextmanager

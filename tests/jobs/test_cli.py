@@ -10,6 +10,7 @@ from typing import Never
 import pytest
 
 from jobs import cli
+from jobs.commands.options import new_console
 from jobs.engine.lock import exclusive
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -146,6 +147,19 @@ def test_an_error_that_nobody_expected_claims_nothing_of_the_release(
     said = capsys.readouterr().err
     assert said.startswith("error: KeyError: this is a fault of Assay or of its surroundings\n")
     assert ("there whole or not at all (assay releases)" in said, "a value" in said) == (True, False)
+
+
+def test_a_name_of_a_file_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    new_console().print("credits/q4:warning:.csv: its name has a colon: rename it", markup=False)
+    assert capsys.readouterr().out == "credits/q4:warning:.csv: its name has a colon: rename it\n"
+
+
+def test_a_rollback_where_nothing_was_published_makes_nothing(tmp_path: Path) -> None:
+    places = {"ASSAY_LAKEHOUSE": str(tmp_path / "lake"), "ASSAY_DATABASE": str(tmp_path / "postgres")}
+    ended = assay("rollback", "--to", "3", "--dry-run", **places)
+    assert ended.returncode == 1
+    assert "there is no release 3: nothing has been published here" in ended.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_verbose_shows_the_stack_trace_and_keeps_the_exit_code() -> None:
