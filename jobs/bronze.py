@@ -11,7 +11,7 @@ from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.engine import workbooks
@@ -30,7 +30,7 @@ from jobs.engine.landing import (
     passed_over,
 )
 from jobs.engine.ledger import RowAccount
-from jobs.engine.readers import failed_file, parent, read_lines
+from jobs.engine.readers import failed_file, parent, read_lines, rescued
 from jobs.engine.sources import SOURCES_FOLDER, RawTable, Source, load_sources
 
 # From here on, to look up each path costs more than to read some files in vain.
@@ -89,6 +89,46 @@ def check(run: Run, source: Source) -> None:
                     f"table, and is a file of {' and '.join(present) or 'none'} by the present patterns",
                     f"let the pattern of {raw!r} match it; {or_else}",
                 )
+
+
+def check_columns(run: Run, source: Source) -> None:
+    """Raises ConfigurationError if a required column is in bronze under no name, and one of bronze is of no name now.
+
+    It may be called otherwise since, and of the rows that are there it would be missing.
+    """
+    for raw, declared in source.raw.items():
+        if declared.format != "csv" or not run.lake.exists(bronze_table(source, raw)):
+            continue
+        there = [name for name in run.lake.read(bronze_table(source, raw)).columns if not name.startswith("_")]
+        left = [name for name in there if declared.aliases.get(name, name) not in declared.columns]
+        named = {declared.aliases.get(name, name) for name in there}
+        if left and (lacking := [name for name in declared.required_columns if name not in named]):
+            raise ConfigurationError(
+                f"{SOURCES_FOLDER / source.name}.yaml, raw table {raw}: the rows that were read before do not have "
+                f"{lacking[0]!r}, which is required, and have {left[0]!r}, which is no column any more",
+                f"if that is its former name, keep it in aliases ({{{left[0]}: {lacking[0]}}}); or go on in another "
+                "lakehouse (ASSAY_LAKEHOUSE), which reads the landing folder from the beginning",
+            )
+
+
+def bronze_rows(run: Run, source: Source, raw: str) -> DataFrame:
+    """What bronze has of a raw table, with its columns as they are declared now.
+
+    A column that was declared, or got another name, since rows were read is found under its former name, or among
+    what these rows have beside the columns of then.
+    """
+    there, declared = run.lake.read(bronze_table(source, raw)), source.raw[raw]
+    if declared.format != "csv":
+        return there
+
+    def found(column: str) -> Column:
+        names = [column, *[alias for alias, meant in declared.aliases.items() if meant == column]]
+        former = [F.col(name) for name in names if name in there.columns and (name == column or name not in own)]
+        return F.coalesce(*former, rescued(names)).alias(column)
+
+    own = {name.lower() for name in declared.columns}
+    engines = [name for name in there.columns if name.startswith("_")]
+    return there.select(*engines, *[found(name) for name in declared.columns])
 
 
 def finished_batch(run: Run, source: Source) -> int:
@@ -361,9 +401,20 @@ def _below_landing(run: Run, source: Source, named: str) -> str | None:
     landing = local_path(run.settings.landing)
     if landing is None:
         return None
-    files, roots = ((os.path.abspath(place), os.path.realpath(place)) for place in (named, landing))
-    below = (Path(file).relative_to(root) for file, root in product(files, roots) if Path(file).is_relative_to(root))
-    return next((path.as_posix() for path in below if is_expected(path.as_posix(), source.patterns)), None)
+    # Each folder may be a link to where the files really lie.
+    folders = {folder for pattern in source.patterns if parent(pattern) for folder in landing.glob(parent(pattern))}
+    places = [(folder, Path(at)) for folder in (landing, *sorted(folders)) for at in _names_of(folder)]
+    for file, (folder, place) in product(map(Path, _names_of(named)), places):
+        if file.is_relative_to(place):
+            path = (folder.relative_to(landing) / file.relative_to(place)).as_posix()
+            if is_expected(path, source.patterns):
+                return path
+    return None
+
+
+def _names_of(place: str | Path) -> tuple[str, str]:
+    """The whole path of a place, and the one that no link is left in."""
+    return os.path.abspath(place), os.path.realpath(place)
 
 
 def _named_file(source: Source) -> str | None:

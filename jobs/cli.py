@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -122,10 +122,13 @@ def run(
     with _alone(settings, "assay run", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:
-            last = to_day.date() if to_day else started.started_at.date()
+            # A clock that was ahead once has dated what came after it ahead as well.
+            last = to_day.date() if to_day else date.max
             for one in sources:
                 if ask_backfill(started, one, from_day.date(), last) is None:
-                    said = f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d} to {last}"
+                    said = (
+                        f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d}{f' to {last}' if to_day else ' on'}"
+                    )
                     console.print(said, highlight=False)
         done = run_sources(started, sources, first="bronze", until=until.value, take_over=take_over)
         _print(done, console, as_json=as_json)

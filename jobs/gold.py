@@ -71,7 +71,7 @@ def refine(run: Run, source: Source) -> GoldReport:
     verify_all_parsed(run, source)
     _verify_derived(run, source)
     report = _refresh(run, source, gold(source))
-    if report.refreshed:
+    if report.states:  # also of tables that were computed to the same end: what a check found may have left them so
         _check_documents(run, source, report.refreshed)
         _check(run, source)
     # Not before the check: the next run would find the tables up to date, and publish what contradicts itself.

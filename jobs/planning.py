@@ -151,6 +151,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
     """
     for source in sources:
         bronze.check(run, source)
+        bronze.check_columns(run, source)
         gold.check(source)
         silver.check(run, source)
         for document in source.documents.values():
@@ -192,10 +193,11 @@ def _unfinished(
         return None, before
     files = [event for event in before.batch(batch_id) if event.status == "loaded"]
     unread = bronze.unread_tables(run, source, files, batch_id)
-    changed = bronze.no_longer_as_planned(source, files, unread, listed) if unread else []
+    why = bronze.CHANGED if unread else bronze.CHANGED_MEANWHILE
+    changed = bronze.no_longer_as_planned(source, files, unread, listed, why)
     gone = {event.source_file for event in changed}
     left = [PlannedFile(e.source_file, e.size, "planned") for e in files if unread and e.source_file not in gone]
-    set_aside = [PlannedFile(e.source_file, e.size, bronze.CHANGED) for e in files if e.source_file in gone]
+    set_aside = [PlannedFile(e.source_file, e.size, why) for e in files if e.source_file in gone]
     planned_at = run.ledger.planned_at(source.name, batch_id)
     return UnfinishedBatch(batch_id, planned_at, left, set_aside), before.followed_by(changed)
 

@@ -106,6 +106,7 @@ def _check(run: Run, source: Source) -> None:
     bronze.check(run, source)
     gold.check(source)
     if not gold.is_of_present_code(run, source):  # what made the tables has been checked then, and costs seconds
+        bronze.check_columns(run, source)
         silver.check(run, source)
     for document in source.documents.values():
         documents.folder_of(run.settings.output, document)

@@ -7,14 +7,14 @@ is declared to be always rebuilt: then it is made anew from all live bronze rows
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
-from jobs.bronze import bronze_table, finished_batch, history, of_raw_table
+from jobs.bronze import bronze_rows, bronze_table, finished_batch, history, of_raw_table
 from jobs.engine import id_secret
 from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
@@ -219,10 +219,8 @@ def _make_empty(run: Run, source: Source, table: str) -> None:
 
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     """One pass: reads, checks and writes the rows of the scope."""
-    declared, raw = source.tables[table], source.parsed_tables[table]
-    target, quarantine = silver_table(source, table), quarantine_table(source, table)
-    writer = silver_writer(source, table)
-    bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
+    declared, target = source.tables[table], silver_table(source, table)
+    bronze = bronze_rows(run, source, source.parsed_tables[table]).where(scope.covers())
     known = None if scope.rebuild or not run.lake.exists(target) else _known(run, target, declared)
     if known is not None and scope.request:
         known = known.where(~scope.covers())
@@ -232,26 +230,46 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     with run.lake.staged(counted, f"{source.name}.{table}") as evaluated:
         results = gate.results(table, declared.rules, observed.get)
         gate.enforce(results)
-        valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
-        duplicates = _duplicates(valid, declared.key, known).persist()
-        ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw, scope)).persist()
-        accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
+        if known is None or not scope.request or not _comes_before(evaluated.where(_IS_VALID), known, declared.key):
+            return _write_checked(run, source, table, scope, bronze, evaluated, known, results)
+    # Of one key, the row of the earliest delivery stays, also if it passes only now.
+    return _refine(run, source, table, replace(scope, after=0, rebuild=True))
 
-        # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
-        # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
-        report, quarantined = _report(accounts, results), _quarantined(held_back, declared)
-        to_quarantine: Rows = quarantined if report.rows_quarantined else LocalRows([], quarantined.schema)
-        if not _is_quarantine_ahead(run, source, table):
-            _write(run, to_quarantine, quarantine, writer, scope)
-        elif scope.rebuild:
-            run.lake.overwrite(to_quarantine, quarantine)
-        else:
-            run.lake.replace(to_quarantine, quarantine, scope.where)
-        run.ledger.record_accounts(_news(run, source, table, accounts))
-        _write(run, _kept(report, valid, duplicates, ranked, declared.key), target, writer, scope)
-        for frame in (ranked, duplicates):
-            frame.unpersist()
-        return report
+
+def _write_checked(
+    run: Run,
+    source: Source,
+    table: str,
+    scope: Scope,
+    bronze: DataFrame,
+    evaluated: DataFrame,
+    known: DataFrame | None,
+    results: list[gate.RuleResult],
+) -> SilverReport:
+    """Writes rows that were checked, and what became of them. `known`: the rows that stay beside them."""
+    declared, raw = source.tables[table], source.parsed_tables[table]
+    target, quarantine = silver_table(source, table), quarantine_table(source, table)
+    writer = silver_writer(source, table)
+    valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
+    duplicates = _duplicates(valid, declared.key, known).persist()
+    ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw, scope)).persist()
+    accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
+
+    # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
+    # to the same effect; and what is in quarantine already, perhaps by other rules, is replaced.
+    report, quarantined = _report(accounts, results), _quarantined(held_back, declared)
+    to_quarantine: Rows = quarantined if report.rows_quarantined else LocalRows([], quarantined.schema)
+    if not _is_quarantine_ahead(run, source, table):
+        _write(run, to_quarantine, quarantine, writer, scope)
+    elif scope.rebuild:
+        run.lake.overwrite(to_quarantine, quarantine)
+    else:
+        run.lake.replace(to_quarantine, quarantine, scope.where)
+    run.ledger.record_accounts(_news(run, source, table, accounts))
+    _write(run, _kept(report, valid, duplicates, ranked, declared.key), target, writer, scope)
+    for frame in (ranked, duplicates):
+        frame.unpersist()
+    return report
 
 
 def _known(run: Run, target: str, declared: SilverTable) -> DataFrame:
@@ -275,7 +293,7 @@ def evaluated_now(run: Run, source: Source, table: str, asked: DataFrame) -> Dat
     raw, target = source.parsed_tables[table], silver_table(source, table)
     finished = finished_batch(run, source)
     scope = Scope(0, finished, True, frozenset(history(run, source, raw).through(finished).dead()))
-    bronze = run.lake.read(bronze_table(source, raw)).where(scope.covers())
+    bronze = bronze_rows(run, source, raw).where(scope.covers())
     if not source.tables[table].is_always_rebuilt:  # no other rows are needed to read these
         bronze = bronze.join(F.broadcast(asked), list(ROW), "left_semi")
     known = run.lake.read(target) if run.lake.exists(target) else None
@@ -371,12 +389,15 @@ def next_scope(
     request = decided.next_request(done)
     if request and finished < min(request.batch_id - 1, history.newest_planned):
         request = None  # a batch before it is not in bronze yet
-    through = request.batch_id - 1 if request else decided.newest_planned
+    # A row may come before the one that it refers to, or lose it.
+    referred = [of_raw_table(history, source, source.parsed_tables[t]).through(finished) for t in declared.referenced]
+    through = request.batch_id - 1 if request else max(each.newest_planned for each in (decided, *referred))
     if request and decided.changes_what_was_read(request.batch_id):
         # Of its rows, some were taken out or brought back since. One pass for all of it, under the newest number: one
         # under an older number that foresaw this would leave nothing by which to notice that it was undone again.
         return Scope(0, decided.newest_planned, True, frozenset(decided.dead()))
     is_outdated = decided.changes_what_was_read(done)
+    is_outdated |= any(other.accepted(done) or other.changes_what_was_read(done) for other in referred)
     if quarantined > done:
         # A pass that a crash cut short may have made quarantine anew for what has been taken back since: that of what
         # was done, or of what a request is about.
@@ -393,7 +414,7 @@ def next_scope(
         return Scope(after, through, rebuild, frozenset(decided.dead(after)))
     if request:
         # Rows that depend on each other are all checked anew, as they are whenever a file arrives.
-        rebuild = declared.is_always_rebuilt or is_outdated
+        rebuild = declared.is_always_rebuilt or is_outdated or bool(referred)
         return Scope(0, request.batch_id, rebuild, frozenset(decided.dead()), request)
     return None
 
@@ -496,6 +517,12 @@ def _duplicates(valid: DataFrame, key: list[str], known: DataFrame | None) -> Da
         return repeated
     there = known.join(valid.select(*key), key, "left_semi").select(*key, F.lit(True).alias("_is_known"))
     return repeated.unionByName(there).groupBy(*key).agg(F.max("_is_known").alias("_is_known"))
+
+
+def _comes_before(valid: DataFrame, known: DataFrame, key: list[str]) -> bool:
+    """Whether a row came in an earlier batch than the one that is `known` by its key."""
+    there = known.select(*key, F.col("_batch_id").alias("_known_in"))
+    return not valid.select(*key, "_batch_id").join(there, key).where("_batch_id < _known_in").isEmpty()
 
 
 def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deliveries: DataFrame) -> DataFrame:

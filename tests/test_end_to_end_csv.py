@@ -1,5 +1,6 @@
 """Credits and signups, raw CSV to Postgres: columns that move, files that are replaced, corrected or sent again."""
 
+import gzip
 from decimal import Decimal
 
 import psycopg
@@ -7,6 +8,7 @@ import pytest
 
 from jobs import bronze
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.sources import Source, load_sources
 from tests.lab import Lab, with_gold
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -39,10 +41,10 @@ def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> No
     assert set(held) == {"too;few", "1734912000;;2;teleport;data_export;bob;org_2"}
     ids = lab.query("SELECT event_id FROM gold.user_activity ORDER BY 1")
 
-    lab.land("credits/a (copy).csv", HEADER + ADD + DEDUCT + DEDUCT)
+    lab.land("credits/a (copy).csv.gz", gzip.compress((HEADER + ADD + DEDUCT + DEDUCT).encode()))
     again = lab.run(credits)
     assert (again.release_id, lab.query(BALANCES)) == (None, balances)
-    assert lab.account("bronze")["credits/a (copy).csv"] == (3, 0, 0, 3, 0)
+    assert lab.account("bronze")["credits/a (copy).csv.gz"] == (3, 0, 0, 3, 0)
 
     lab.land("credits/b.csv", HEADER + "org_2,bob,data_export,add,9,10/29/2024 12:00 AM\n")
     lab.run(credits)
@@ -56,6 +58,35 @@ def test_credits_survive_moved_columns_copies_and_replaced_files(lab: Lab) -> No
     lab.run(credits)
     assert lab.query(BALANCES) == [("org_1", Decimal("35.10")), ("org_2", Decimal("9.00"))]
     assert lab.account("silver")["credits/a.csv"] == (5, 4, 0, 1, 0)
+
+
+def test_a_column_is_found_in_rows_of_when_it_was_called_otherwise_or_was_none(lab: Lab) -> None:
+    def as_now(source: Source) -> list[tuple[str | None, ...]]:
+        rows = bronze.bronze_rows(lab.start(), source, "signups")
+        return sorted(tuple(row) for row in rows.select("id", "first_name", "visited_on", "post_code").collect())
+
+    before = load_sources(["signups"])[0]
+    lab.land(
+        "signups/a.csv", "id,first_name,visit_date,Post Code,PLZ\n1 0001,Cy,2024-05-09,N1,\n2 0002,,2024-05-10,,8000\n"
+    )
+    bronze.refine(lab.start(), before)
+    columns = ["id", "first_name", "last_name", "age", "gender", "visited_on", "post_code"]
+    declared = before.raw["signups"].model_copy(update={"columns": columns, "required_columns": ["id", "visited_on"]})
+    unnamed = before.model_copy(update={"raw": {"signups": declared}})
+    refused = r"signups\.yaml, raw table signups: .* do not have 'visited_on', which is required, and have 'visit_date'"
+    with pytest.raises(ConfigurationError, match=refused) as error:
+        bronze.check_columns(lab.start(), unnamed)
+    assert "keep it in aliases ({visit_date: visited_on})" in str(error.value.hint)
+
+    aliases = {"visit_date": "visited_on", "plz": "post_code"}
+    now = before.model_copy(update={"raw": {"signups": declared.model_copy(update={"aliases": aliases})}})
+    bronze.check_columns(lab.start(), now)
+    old = [("1 0001", "Cy", "2024-05-09", "N1"), ("2 0002", None, "2024-05-10", "8000")]
+    assert as_now(now) == old  # though no file has the columns by these names yet
+    lab.land("signups/b.csv", "id,visited_on,plz\n3 0003,2024-05-11,9000\n")
+    bronze.refine(lab.start(), now)
+    assert as_now(now) == [*old, ("3 0003", None, "2024-05-11", "9000")]
+    bronze.check_columns(lab.start(), now)
 
 
 def test_balances_that_do_not_add_up_are_not_published(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +155,17 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     lab.run("signups", until="silver")
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7, 9}
 
+    # So is one of a folder that a link in the landing folder leads to.
+    shared = lab.land("elsewhere/3/linked.csv", header + "3 0001,Flo,Elm,20,F,2024-05-10\n").parent
+    lab.landing.joinpath("signups").rename(shared / "signups")
+    lab.landing.joinpath("signups").symlink_to(shared / "signups")
+    (shared / "linked.csv").rename(shared / "signups/linked.csv")
+    with monkeypatch.context() as patch:
+        patch.setenv("CSV_FILE", f"{shared}/signups/linked.csv")
+        lab.run("signups", until="silver")
+    assert lab.run("signups", until="silver").sources[0].files == "nothing new"
+    assert 3 in {row.user_id for row in lab.table("silver/signups/signups").collect()}
+
     # One that an earlier Assay has called by its path from the root keeps that name.
     old = lab.land("signups/old.csv", header + "5 0001,Ed,Ash,20,M,2024-05-09\n")
     with monkeypatch.context() as patch:
@@ -133,7 +175,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     monkeypatch.setenv("CSV_FILE", str(old))
     lab.land("signups/old.csv", header + "6 0001,Ed,Ash,20,M,2024-05-09\n")
     lab.run("signups", until="silver")
-    assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 6, 7, 9}
+    assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 3, 6, 7, 9}
 
     # One that would be called as a file of the landing folder is: it would take its place.
     monkeypatch.setattr(bronze, "is_expected", lambda path, _: f"/{path}" == str(second))

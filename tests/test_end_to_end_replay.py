@@ -154,6 +154,20 @@ def test_a_backfill_takes_the_batches_whose_duplicates_may_be_of_its_rows(
         assert asked.batches == batches
 
 
+def test_a_row_that_passes_late_comes_before_its_later_copies(lab: Lab, members: Source) -> None:
+    mended = relaxed(members, "created_at_readable")
+    lab.land("members/a.log", entry(BOB) + NO_DATE)
+    lab.run(members, until="silver")
+    lab.land("members/b.log", NO_DATE + entry(BOB, age=49))
+    lab.run(mended, until="silver")
+    assert lab.account("silver") == {"members/a.log": (2, 1, 1, 0, 0), "members/b.log": (2, 2, 0, 0, 0)}
+    ask(lab, mended)
+    lab.run(mended, until="silver")
+    assert lab.account("silver") == {"members/a.log": (2, 2, 0, 0, 0), "members/b.log": (2, 1, 0, 1, 0)}
+    assert lab.table("silver/members/member_entries").where("created_at is null").first()["_batch_id"] == 1
+    assert held(lab) == {}
+
+
 def test_quarantine_of_passes_that_were_cut_short_one_after_the_other_is_made_anew(
     lab: Lab, members: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

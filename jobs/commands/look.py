@@ -52,8 +52,8 @@ def accounts(
     if found.problems:
         raise AssayError(
             "\n".join(found.problems),
-            "finish a run that was cut short: assay run; if this stays, a table was changed from outside, "
-            "or a transform loses or multiplies rows",
+            "let a run that is under way come to its end, and finish one that was cut short: assay run; if this stays, "
+            "a table was changed from outside, or a transform loses or multiplies rows",
         )
 
 

@@ -405,8 +405,12 @@ def _verify_types(table: str, there: StructType, new: StructType) -> None:
     for field in new:
         kind = field.dataType.simpleString()
         if types.get(field.name, kind) != kind:
-            column = f"{table.replace('/', '.')}.{field.name}"
+            column, (layer, _, name) = f"{table.replace('/', '.')}.{field.name}", table.partition("/")
+            # Quarantine and its table are made together; and what of bronze is gone counts as read.
+            remade = {"silver": f"folder {table}", "quarantine": f"folders {table} and silver/{name}"}.get(layer)
             raise AssayError(
                 f"{column} is {types[field.name]} in the table, and {kind} by the present code; nothing was published",
-                f"undo that; or remove the folder {table} of the lakehouse, and the next run makes it anew from bronze",
+                f"undo that; or remove the {remade} of the lakehouse, and the next run makes it anew from bronze"
+                if remade
+                else "undo that; or go on in another lakehouse, which reads the landing folder from the beginning",
             )

@@ -28,12 +28,11 @@ from pyspark.sql import SparkSession
 from jobs.engine.errors import AssayError
 from jobs.engine.session import java_class
 
-_CHUNK = 1 << 20
 # What is wrong with the name itself, and stays so until somebody mends it.
 _WRONG_NAME = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ESCAPED = re.compile(r"\[([*?[])\]")
-_DECOMPRESSORS: dict[str, Callable[[Path], gzip.GzipFile | bz2.BZ2File]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
+_DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Unreadable:
 
 EMPTY = Unreadable("the file is empty")
 # Some editors write a byte order mark alone for an empty file.
-_ONLY_A_MARK = hashlib.sha256(codecs.BOM_UTF8).hexdigest()
+_NOTHING = {hashlib.sha256(content).hexdigest() for content in (b"", codecs.BOM_UTF8)}
 
 
 def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[LandingFile]:
@@ -128,16 +127,17 @@ def is_being_written(name: str) -> bool:
 
 
 def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict[str, str | Unreadable]:
-    """SHA-256 of each file's bytes, or why it is not to be read. Files are streamed: their size does not matter.
+    """SHA-256 of each file's content, or why it is not to be read. Files are streamed: their size does not matter.
 
-    Compressed files are read to their end: of a broken .bz2, Spark would silently read the blocks it finds.
+    Of a compressed file it is that of what was compressed: `gzip` makes no other content of it, and of a broken .bz2
+    Spark would silently read the blocks it finds.
     """
     local = local_path(root)
     hash_one = partial(_hash_local, local) if local else partial(_hash_hadoop, spark, root)
     paths = list(paths)
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = zip(paths, pool.map(hash_one, paths), strict=True)
-        return {path: EMPTY if content == _ONLY_A_MARK else content for path, content in found}
+        return {path: EMPTY if content in _NOTHING else content for path, content in found}
 
 
 def local_path(root: str) -> Path | None:
@@ -239,16 +239,10 @@ def _shown(path: str) -> tuple[str, str | None]:
 
 
 def _hash_local(root: Path, path: str) -> str | Unreadable:
+    opener = _DECOMPRESSORS.get(Path(path).suffix, partial(open, mode="rb"))
     try:
-        with (root / path).open("rb") as file:
-            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
-        if opener := _DECOMPRESSORS.get(Path(path).suffix):
-            with opener(root / path) as stream:
-                if not stream.read(_CHUNK):
-                    return EMPTY
-                while stream.read(_CHUNK):
-                    pass
-        return content_hash
+        with opener(root / path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, EOFError, zlib.error) as error:
         # Only what the system refuses has a number: of a broken archive, Python gives none.
         return Unreadable(why_unreadable(error), getattr(error, "errno", None) is not None)
@@ -280,20 +274,24 @@ def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str,
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
     configuration = hadoop_configuration(spark)
     file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
-    file_system = file.getFileSystem(configuration)
-    has_all_bytes = False
+    file_system, codec = file.getFileSystem(configuration), codec_of(spark, configuration, file)
     try:
         with closing(file_system.open(file)) as stream:
-            content_hash = str(java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(stream))
-        has_all_bytes = True
-        codec = codec_of(spark, configuration, file)
-        if codec is not None:
-            with closing(codec.createInputStream(file_system.open(file))) as stream:
-                if java_class(spark, "org.apache.commons.io.IOUtils").consume(stream) == 0:
-                    return EMPTY
-        return content_hash
+            content = stream if codec is None else codec.createInputStream(stream)
+            return str(java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(content))
     except Py4JJavaError as error:
-        return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}", not has_all_bytes)
+        is_broken = codec is not None and _has_all_bytes(spark, file_system, file)
+        return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}", not is_broken)
+
+
+def _has_all_bytes(spark: SparkSession, file_system: Any, file: Any) -> bool:
+    """Whether a file can be read to its end, as it is."""
+    try:
+        with closing(file_system.open(file)) as stream:
+            java_class(spark, "org.apache.commons.io.IOUtils").consume(stream)
+    except Py4JJavaError:
+        return False
+    return True
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:

@@ -82,6 +82,13 @@ def column_names(header: Iterable[str], columns: Iterable[str], aliases: Mapping
     return names
 
 
+def rescued(names: Sequence[str]) -> Column:
+    """What rows that were read before have under one of `names`, which was no column then; as `column_names` has it."""
+    fields = F.map_entries(F.from_json("_rescued", "MAP<STRING, STRING>"))
+    is_named = F.filter(fields, lambda field: F.regexp_replace(field["key"], _SEPARATORS.pattern, "_").isin(*names))
+    return F.get(is_named, F.lit(0))["value"]
+
+
 def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | None:
     """Which of `paths` Spark could not read and why, if `error` says so."""
     text = str(error)

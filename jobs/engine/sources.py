@@ -173,7 +173,7 @@ class SilverTable(Computed):
     Of rows with one key, `keep` says which stays: that of the earliest delivery (of several, the one with the smallest
     `order_by`), or that of the newest file (of several, the one with the greatest `order_by`). With `rebuild: always`
     the table is made anew from all live bronze rows whenever some are new, for its rows depend on each other;
-    `keep: newest` implies that.
+    `keep: newest` and a `unique` rule imply that.
 
     With `additive`, the columns of a derived table outside its key are counts, and sums of whole numbers or decimals,
     over the rows of its only input: no means, no distinct values, least or greatest ones, and no filter on what was
@@ -196,7 +196,7 @@ class SilverTable(Computed):
 
     @property
     def is_always_rebuilt(self) -> bool:
-        return self.rebuild == "always" or self.keep == "newest"
+        return self.rebuild == "always" or self.keep == "newest" or any(rule.unique for rule in self.rules)
 
     @property
     def sum_by(self) -> list[str]:

@@ -201,6 +201,39 @@ def test_a_file_is_of_the_raw_tables_that_it_was_read_for_whatever_is_declared_s
     ] == ["customers"]
 
 
+def test_rows_that_a_rule_holds_against_others_are_judged_anew_when_those_come_or_go() -> None:
+    def source(rule: dict[str, Any]) -> Source:
+        judged = {"name": "judged", "action": "quarantine", "reason": "against others", **rule}
+        raw = {name: {"landing": f"{name}/*.csv", "format": "lines"} for name in ("clients", "orders")}
+        tables = {f"{name}_rows": {"raw": name, "key": ["id"]} for name in raw}
+        tables["orders_rows"]["rules"] = [judged]
+        return Source.model_validate({"name": "shop", "raw": raw, "tables": tables})
+
+    def of(table: str, batch: int, path: str = "1.csv") -> FileEvent:
+        return event(f"{table}/{path}", batch, f"{table}:sha {batch}")
+
+    first = [of("clients", 1), of("orders", 1)]
+    referring, unique = source({"references": "clients_rows(id)"}), source({"unique": ["email"]})
+    more_orders, more_clients = (
+        History([*first, of("orders", 2, "2.csv")]),
+        History([*first, of("clients", 2, "2.csv")]),
+    )
+    other_clients = History([*first, of("clients", 2)])
+    anew, added = silver.Scope(0, 2, True, frozenset()), silver.Scope(1, 2, False, frozenset())
+    for declared, history, wanted in (
+        (unique, more_orders, anew),
+        (unique, more_clients, None),
+        (referring, more_orders, added),
+        (referring, more_clients, anew),
+        (referring, other_clients, anew),
+    ):
+        assert silver.next_scope(declared, "orders_rows", history, 1, 2) == wanted
+    assert silver.next_scope(referring, "orders_rows", more_clients, 2, 2) is None
+    request = Request(3, "replay", (1,))
+    answered = silver.next_scope(referring, "orders_rows", more_clients.asked(request), 2, 2)
+    assert answered == silver.Scope(0, 3, True, frozenset(), request)
+
+
 def test_rows_of_raw_tables_that_are_declared_otherwise_now_are_not_lost() -> None:
     def source(**raw: str) -> Source:
         tables = {f"{name}_rows": {"raw": name, "key": ["id"]} for name in raw}

@@ -14,9 +14,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StructField, StructType
 
 from jobs.engine import delta, delta_log
-from jobs.engine.delta import Lakehouse
+from jobs.engine.delta import Lakehouse, _verify_types
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
 from jobs.engine.ledger import TableState
@@ -41,6 +42,16 @@ def test_a_number_is_written_once_and_one_that_delta_drops_is_an_error(
     with pytest.raises(AssayError, match=says):
         lake.append_once(spark.sql("SELECT 8L AS _batch_id, DATE'2024-01-01' AS name"), "t", "writer", 8)
     assert (lake.read("t").count(), lake.written_through("t", "writer")) == (2, 3)
+
+    other_type = StructType([StructField("name", DateType())])
+    for table, way_out in {
+        "silver/a/b": "remove the folder silver/a/b of the lakehouse",
+        "quarantine/a/b": "remove the folders quarantine/a/b and silver/a/b of the lakehouse",
+        "bronze/a/b": "go on in another lakehouse",
+    }.items():
+        with pytest.raises(AssayError, match=r"a\.b\.name is string in the table") as error:
+            _verify_types(table, rows.schema, other_type)
+        assert way_out in str(error.value.hint)
 
     # Another process makes the same write after this one has looked: it is not made twice, nor taken for one's own.
     def looks_too_early(snapshot: object) -> dict[str, int]:

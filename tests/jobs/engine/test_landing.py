@@ -6,7 +6,7 @@ import glob
 import gzip
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,32 @@ from pyspark.sql import SparkSession
 
 from jobs.engine import landing
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import EMPTY, Unreadable, _hash_hadoop, content_hashes, list_files, passed_over
+from jobs.engine.landing import EMPTY, Unreadable, content_hashes, list_files, passed_over
 
 
-def test_a_compressed_file_that_holds_nothing_is_empty(tmp_path: Path, spark: SparkSession) -> None:
-    files = {"a.gz": gzip.compress(b""), "a.bz2": bz2.compress(b""), "b.gz": gzip.compress(b"b")}
+def remote_hashes(spark: SparkSession, root: Path, names: Iterable[str]) -> dict[str, str | Unreadable]:
+    """The same by Hadoop's file systems."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(landing, "local_path", lambda _: None)
+        return content_hashes(spark, f"file://{root}", names)
+
+
+def test_a_compressed_file_has_the_content_that_was_compressed(tmp_path: Path, spark: SparkSession) -> None:
+    nothing = {"a.gz": gzip.compress(b""), "a.bz2": bz2.compress(b""), "mark.gz": gzip.compress(b"\xef\xbb\xbf")}
+    of_b = {
+        "b": b"b",
+        "b.gz": gzip.compress(b"b", 1),
+        "b again.gz": gzip.compress(b"b", 9),
+        "b.bz2": bz2.compress(b"b"),
+    }
+    files = nothing | of_b
     (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf")
     assert content_hashes(spark, str(tmp_path), ["mark.jsonl"]) == {"mark.jsonl": EMPTY}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    expected = {"a.gz": EMPTY, "a.bz2": EMPTY, "b.gz": hashlib.sha256(files["b.gz"]).hexdigest()}
+    expected = dict.fromkeys(nothing, EMPTY) | dict.fromkeys(of_b, hashlib.sha256(b"b").hexdigest())
     assert content_hashes(spark, str(tmp_path), files) == expected
-    assert {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in files} == expected
+    assert remote_hashes(spark, tmp_path, files) == expected
 
 
 def test_a_file_that_spark_cannot_open_is_shown_printable_and_unfit(tmp_path: Path, spark: SparkSession) -> None:
@@ -86,10 +100,7 @@ def test_what_the_system_refuses_may_pass_and_what_is_broken_does_not(tmp_path: 
     (tmp_path / "not gzip.gz").write_bytes(b"Ann,40")
     (tmp_path / "folder.log").mkdir()  # which no more than a file without permission can be opened, also by root
     names = ["broken.gz", "not bzip.bz2", "not gzip.gz", "folder.log"]
-    for found in (
-        content_hashes(spark, str(tmp_path), names),
-        {name: _hash_hadoop(spark, f"file://{tmp_path}", name) for name in names},
-    ):
+    for found in (content_hashes(spark, str(tmp_path), names), remote_hashes(spark, tmp_path, names)):
         said = {name: content.may_pass for name, content in found.items() if isinstance(content, Unreadable)}
         assert said == {"broken.gz": False, "not bzip.bz2": False, "not gzip.gz": False, "folder.log": True}
         assert not any("b'" in str(content) for content in found.values())
