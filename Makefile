@@ -15,13 +15,17 @@ setup: .jars/classes.jsa  ## Python packages and jars, into this folder only
 
 .venv/.ready: requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh
 	@PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
+	@touch .jars/.ready $@
+
+.jars/.ready: .venv/.ready  # missing where .jars was removed
+	@[ -e $@ ] || PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
 	@touch $@
 
-.jars/classes.jsa: .venv/.ready
+.jars/classes.jsa: .jars/.ready
 	@$(BIN)/python -m scripts.class_archive
 
 run: setup  ## all sources on sample data (or on what the landing folder holds), raw to Postgres
-	@$(BIN)/assay run --sample-if-empty || [ $$? -eq 3 ]  # 3: done, but a raw file was set aside (the sample has one)
+	@$(BIN)/assay run --sample-if-empty || [ $$? -eq 3 ]  # 3: done, but raw files were set aside (the samples have some)
 
 test: setup  ## lint, types and all tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -125,6 +125,7 @@ class Database:
             raise DatabaseUnavailable("the database took too long") from None
         except psycopg.OperationalError:
             if severed:
+                await self.close()  # what holds up one connection holds up those that wait beside it
                 raise DatabaseUnavailable("the database does not answer") from None
             raise
         finally:

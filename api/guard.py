@@ -10,7 +10,7 @@ from math import ceil
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse_many
 from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,10 +27,10 @@ MAX_IN_FLIGHT = 1_000
 def parse_rate(text: str) -> RateLimitItem:
     """Raises WrongConfigurationError that says how a rate is written."""
     with suppress(ValueError):
-        rate = parse(text)
-        if rate.amount > 0:
-            return rate
-    raise WrongConfigurationError(f"{text!r} is not a rate", "write e.g. 100/second or 5000/minute")
+        rates = parse_many(text)
+        if len(rates) == 1 and rates[0].amount > 0:
+            return rates[0]
+    raise WrongConfigurationError(f"{text!r} is not a rate", "write one, e.g. 100/second or 5000/minute")
 
 
 def requires(right: Right) -> Callable[[Request], Awaitable[None]]:

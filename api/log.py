@@ -2,18 +2,39 @@
 
 import json
 import logging
+import select
 import sys
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
 
+_dropped = 0  # lines, since one was taken
+
 
 def write_line(**fields: object) -> None:
-    """One line, with the time in front. A log that nobody can take must not stop the service."""
+    """One line, with the time in front. A log that nobody takes must not stop the service: then lines are dropped.
+
+    The next one that is taken says how many.
+    """
+    global _dropped
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     with suppress(OSError, ValueError):
-        sys.stderr.write(json.dumps({"time": time, **fields}) + "\n")
+        if not _is_taken():
+            _dropped += 1
+            return
+        before = {"dropped_before": _dropped} if _dropped else {}
+        sys.stderr.write(json.dumps({"time": time, **fields, **before}) + "\n")
         sys.stderr.flush()
+        _dropped = 0
+
+
+def _is_taken() -> bool:
+    """Whether a line can be written without waiting: a pipe takes 4 KiB then, which is more than a line has."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # what takes its place is no file of the system
+        return True
+    return bool(select.select([], [descriptor], [], 0)[1])
 
 
 def write_event(event: str, **details: object) -> None:

@@ -28,6 +28,8 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30
 STOP_SECONDS = 10
+# Requests of one connection that wait for the answers to earlier ones. Limits see a request when its turn comes.
+MAX_WAITING = 32
 
 
 def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
@@ -149,8 +151,14 @@ class _Parser(httptools.HttpRequestParser):
             self.rest = data[upgrade.args[0] :]
 
 
+class _TooManyWaitError(Exception):
+    """Ends the parsing of what has come."""
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, plus: what is no HTTP is told so in JSON, and what comes beside bodies may be neither large nor slow.
+
+    Nor may many requests be sent ahead of their answers: from `MAX_WAITING` on, the connection is closed.
 
     A request that asks for another protocol (`Upgrade: h2c`) is answered as if it did not, as RFC 9110 (7.8) allows:
     Java's client asks so of every server without TLS.
@@ -164,6 +172,7 @@ class _Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _framing_bytes: int | None = None  # around chunks, since there was last some body; None: not in the middle of one
     _is_all_framing = False  # whether what has just come is that alone
+    _is_all_head = False  # whether no message ended in what has just come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -187,6 +196,9 @@ class _Protocol(HttpToolsProtocol):
             return
         self._end_head()
         self._framing_bytes = 0
+        if len(self.pipeline) >= MAX_WAITING:
+            self.transport.close()  # an answer would be taken for that to an earlier request
+            raise _TooManyWaitError
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -198,10 +210,16 @@ class _Protocol(HttpToolsProtocol):
         if self.parser.asks_for_upgrade():
             return
         self._framing_bytes = None
+        self._is_all_head = False
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:  # uvicorn would read on after each answer, and queue what it reads
+            self.flow.pause_reading()
+
     def data_received(self, data: bytes) -> None:
-        self._is_all_framing = self._framing_bytes is not None
+        self._is_all_framing, self._is_all_head = self._framing_bytes is not None, True
         super().data_received(data)
         while self.parser.rest is not None:
             again = self._head_without_upgrade() + self.parser.rest
@@ -210,7 +228,7 @@ class _Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head_bytes is not None:
-            self._head_bytes += len(data)
+            self._head_bytes += len(data) if self._is_all_head else 0
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"the head of the request is over {MAX_HEAD_BYTES // 1024} KiB", "send fewer headers")
                 return
@@ -227,6 +245,8 @@ class _Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         del msg
+        if self.transport.is_closing():
+            return
         self._refuse(400, "this is not HTTP/1.1 that can be understood", "send it with an HTTP library, or with curl")
 
     def _refuse(self, status: int, error: str, hint: str) -> None:

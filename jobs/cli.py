@@ -26,7 +26,7 @@ from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
 from jobs.engine.settings import Settings, load_settings
-from jobs.engine.sources import load_sources
+from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Layer, Summary
 
 SET_ASIDE = 3
@@ -117,8 +117,8 @@ def run(
         raise ConfigurationError(f"--from {from_day:%Y-%m-%d} is after {last_day}", "give the earlier day to --from")
     console = new_console(to_stderr=as_json)
     if sample_if_empty:
-        for name in [s.name for s in sources]:
-            _sample_if_empty(settings, name, console, is_named=bool(source))
+        for one in sources:
+            _sample_if_empty(settings, one, console, is_named=bool(source))
     with _alone(settings, "assay run", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:
@@ -232,6 +232,8 @@ def db_url(
     if database is None:
         raise AssayError("the embedded Postgres is not running", "start it: assay db start")
     if role is not Role.assay:
+        if not (settings.database / f"{role.value}.password").exists():
+            raise AssayError(f"nothing has been published yet, so there is no role {role.value}", "first: assay run")
         database = database.as_user(role.value, reader_passwords(settings)[role.value])
     print(database.url(with_password=True))
 
@@ -297,13 +299,16 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
         raise typer.Exit(SET_ASIDE)
 
 
-def _sample_if_empty(settings: Settings, source: str, console: Console, *, is_named: bool) -> None:
+def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is_named: bool) -> None:
+    """Sample files for a source that has no files yet, and never had any: sample rows would join real ones."""
     from jobs.engine.landing import local_path
 
-    folder, bronze = _landing_folder(settings, source), local_path(f"{settings.lakehouse}/bronze/{source}")
-    # Where the files of an earlier run were taken away, sample rows would join real ones.
-    if not any(folder.glob("[!._]*")) and not (bronze and bronze.exists()):
-        _write_sample(settings, source, 100_000, 7, console, is_named=is_named)
+    landing, bronze = (local_path(place) for place in (settings.landing, f"{settings.lakehouse}/bronze/{source.name}"))
+    has_own_file = bool(source.one_file and os.environ.get(source.one_file))
+    if landing is None or bronze is None or bronze.exists() or has_own_file:
+        return
+    if not any((landing / source.name).glob("[!._]*")):
+        _write_sample(settings, source.name, 100_000, 7, console, is_named=is_named)
 
 
 def _write_sample(settings: Settings, source: str, rows: int, seed: int, console: Console, *, is_named: bool) -> None:

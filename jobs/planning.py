@@ -107,7 +107,8 @@ class Plan:
             s.read or s.delivered_again or s.set_aside or s.unfinished or s.requests or s.refresh for s in found
         )
         publish = self.publish
-        return not (has_work or publish.will or publish.may or publish.files or publish.is_foreign)
+        has_files = publish.files or publish.files_unknown
+        return not (has_work or publish.will or publish.may or has_files or publish.is_foreign)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)

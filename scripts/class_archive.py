@@ -9,6 +9,7 @@ which is said and is no error.
 
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from jobs.engine.delta import Lakehouse
+from jobs.engine.errors import AssayError
 from jobs.engine.local_rows import LocalRows
 from jobs.engine.session import FOR_FEW_ROWS, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, PROJECT, start_session
 
@@ -59,6 +61,8 @@ def main() -> None:
     started, why = time.monotonic(), "is the disk full?"
     try:
         is_made = make(ARCHIVE)
+    except AssayError as error:  # no run would work
+        sys.exit(f"error: {error}")
     except Exception as error:  # whatever it is, what needs Java will say so
         is_made, why = False, type(error).__name__
     if is_made:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from psycopg.conninfo import make_conninfo
 
+_WITHOUT_TLS = {"sslmode": "disable", "gssencmode": "disable", "channel_binding": "disable"}
 # What a user may ask for of the connection, by the variables of Postgres's own clients. The driver does not know them.
 _JDBC_TLS = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
 
@@ -24,11 +25,13 @@ class Database:
     password: str = field(repr=False)
     jdbc_options: str = ""
     """What Spark's connections set as they begin, as `-c name=value`."""
+    is_own: bool = False
+    """Whether Assay started it, on this machine and without TLS: what the shell says of servers is about others."""
 
     @property
     def jdbc_url(self) -> str:
         """How Spark connects: with TLS as all other connections."""
-        given = {"options": self.jdbc_options, **_tls()}
+        given = {"options": self.jdbc_options, **({"sslmode": "disable"} if self.is_own else _tls())}
         parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items() if value)
         return f"jdbc:postgresql://{self._address}/{quote(self.name)}{'?' if parameters else ''}{parameters}"
 
@@ -56,6 +59,9 @@ class Database:
             password=self.password,
             connect_timeout=10,
             application_name="assay",
+            # Not the one of PGHOSTADDR, where Java's driver would not go.
+            hostaddr=self.host if self.is_own else "",
+            **(_WITHOUT_TLS if self.is_own else {}),
         )
 
 

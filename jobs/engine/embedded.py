@@ -174,7 +174,7 @@ def _database(folder: Path, server: _Server) -> Database:
     password = folder / "password"
     if not password.exists():
         raise AssayError(f"{password} is missing", f"put it back, or remove {folder} to start over (its data goes too)")
-    return Database(host=HOST, port=server.port, name=NAME, user=NAME, password=password.read_text().strip())
+    return Database(HOST, server.port, NAME, NAME, password.read_text().strip(), is_own=True)
 
 
 # First start

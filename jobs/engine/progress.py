@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -86,10 +87,13 @@ class Steps:
         """Follows Spark's running stages: tasks done of tasks known so far, of all steps that run."""
         while self._progress is progress:
             time.sleep(0.3)
-            if self.spark is None:
+            if self.spark is None or self._progress is not progress:
                 continue
-            tracker = self.spark.sparkContext.statusTracker()
-            stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
+            try:
+                tracker = self.spark.sparkContext.statusTracker()
+                stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
+            except (OSError, Py4JError):  # Java is gone, which those will say who wait for its answers
+                return
             done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
             with self._lock:
                 for shown in progress.task_ids if total else []:

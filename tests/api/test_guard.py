@@ -110,7 +110,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_not_bothere
         assert service.landed().total() == 4
 
 
-@pytest.mark.parametrize("text", ["", "many", "5", "5/fortnight", "-1/second", "0/second"])
+@pytest.mark.parametrize("text", ["", "many", "5", "5/fortnight", "-1/second", "0/second", "9/second;99/minute"])
 def test_a_rate_that_is_none_is_a_configuration_error(text: str) -> None:
     with pytest.raises(WrongConfigurationError, match="is not a rate"):
         parse_rate(text)

@@ -1,11 +1,15 @@
 """The log is for operators: it tells what happened, and nothing of anybody."""
 
+import io
+import json
+import os
 import re
+import sys
 from typing import Any
 
 import pytest
 
-from api.log import where
+from api.log import where, write_event
 from tests.api.conftest import BOTH, READ, WRITE
 from tests.api.service import Service
 
@@ -76,3 +80,18 @@ def test_of_an_error_type_and_place_are_logged_and_its_text_is_not() -> None:
     with pytest.raises(ValueError, match=SECRET) as raised:
         int(SECRET)
     assert re.fullmatch(r"ValueError at test_log\.py:\d+", where(raised.value))
+
+
+def test_a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, into = os.pipe()
+    with os.fdopen(out, "rb", buffering=0) as reader, os.fdopen(into, "w") as writer:
+        monkeypatch.setattr(sys, "stderr", writer)
+        for _ in range(10_000):  # more than a pipe holds
+            write_event("something", text="x" * 100)
+        unread = reader.read(1 << 20)
+        write_event("read again")
+        line = json.loads(reader.read(1 << 20))
+    assert (line["event"], line["dropped_before"] + unread.count(b"\n")) == ("read again", 10_000)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write_event("no file of the system")
+    assert "dropped_before" not in sys.stderr.getvalue()  # type: ignore[attr-defined]

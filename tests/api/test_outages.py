@@ -1,5 +1,6 @@
 """The database may be away, stuck, restarted, or somewhere else: requests are answered all the same."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,10 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from api import database as of_service
 from api.database import OPTIONS
 from jobs.engine import embedded
 from jobs.engine.database import Database, kept_password
@@ -138,6 +141,24 @@ def test_a_stuck_database_hangs_no_request(stuck: tuple[Service, Database], trou
             assert {answer.result().status_code for answer in waiting} == {503}
         assert time.monotonic() - began < 12
     await_status(service, 200)
+
+
+def test_when_one_connection_is_dead_those_beside_it_are_not_tried(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked() -> tuple[int, list[Any]]:
+        service = of_service.Database(database.conninfo, database.user)
+        await asyncio.gather(*[service.rows("SELECT pg_sleep(0.1)", {}) for _ in range(4)])
+        assert len(service._idle) == 4
+        monkeypatch.setattr(of_service, "QUERY_SECONDS", -0.8)  # so that it is cut off after 0.2 s
+        with pytest.raises(of_service.DatabaseUnavailable, match="the database does not answer"):
+            await service.rows("SELECT pg_sleep(2)", {})
+        left = len(service._idle)
+        rows = await service.rows("SELECT 1", {})
+        await service.close()
+        return left, rows
+
+    assert asyncio.run(asked()) == (0, [(1,)])
 
 
 def test_a_user_who_may_not_be_an_analyst_is_told_to_the_operator_and_not_to_callers(

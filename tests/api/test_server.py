@@ -79,6 +79,30 @@ def test_requests_may_be_sent_one_after_the_other_without_waiting(service: Servi
     assert ask(service, one + one + last).count(b'{"data":{"status":"ok"}}') == 3
 
 
+def test_no_more_than_some_requests_wait_for_the_answers_to_earlier_ones(service: Service) -> None:
+    one = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = b'{"data":{"status":"ok"}}'
+    assert ask(service, one * server_module.MAX_WAITING + last).count(answer) == server_module.MAX_WAITING + 1
+    assert ask(service, one * 1_000).count(answer) < 100
+    # Of two answers, the first is no reason to read on.
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        for _ in range(20):
+            connection.sendall(one * (server_module.MAX_WAITING // 2))
+            answers = b""
+            while answers.count(answer) < server_module.MAX_WAITING // 2:
+                more = connection.recv(100_000)
+                assert more
+                answers += more
+    # The head that begins behind another request is counted from there.
+    pieces = [one + b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"x" * 40_000, b"y" * 20_000]
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(one * 20 + pieces[0])
+        time.sleep(0.2)
+        connection.sendall(pieces[1] + b"\r\nConnection: close\r\n\r\n")
+        assert connection.makefile("rb").read().count(answer) == 22
+
+
 @pytest.mark.parametrize("closing", [b"", b", close"])
 @pytest.mark.parametrize("pause", [0.0, 0.1], ids=["body in the same segment", "in a later one"])
 def test_a_request_that_asks_for_another_protocol_is_answered_as_if_it_did_not(

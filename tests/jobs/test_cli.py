@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Never
 
 import pytest
+from rich.console import Console
 
 from jobs import cli
 from jobs.commands.options import new_console
 from jobs.engine.lock import exclusive
+from jobs.engine.settings import Settings
+from jobs.engine.sources import load_sources
 
 PROJECT = Path(__file__).resolve().parents[2]
 ASSAY = Path(sys.executable).with_name("assay")
@@ -110,6 +113,32 @@ def test_sample_writes_what_it_says_and_the_same_again(tmp_path: Path) -> None:
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert len(files) == 15
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two [/b]" / file).read_bytes() for file in files)
+
+
+def test_sample_rows_join_no_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signups, console = load_sources(["signups"])[0], Console(quiet=True)
+    here = Settings(landing=str(tmp_path / "landing"), lakehouse=str(tmp_path / "lakehouse"))
+    made = list[str]()
+    monkeypatch.setattr(cli, "_write_sample", lambda _, source, *__, **___: made.append(source))
+
+    def sample_if_empty(**places: str) -> list[str]:
+        made.clear()
+        cli._sample_if_empty(here.model_copy(update=places), signups, console, is_named=False)
+        return made
+
+    assert sample_if_empty() == ["signups"]
+    # What is elsewhere is not looked at, and may hold rows.
+    assert sample_if_empty(landing="s3a://bucket/landing") == sample_if_empty(lakehouse="s3a://bucket/lake") == []
+    with monkeypatch.context() as patch:
+        patch.setenv("CSV_FILE", "/real/signups.csv")
+        assert sample_if_empty() == []
+    (tmp_path / "landing/signups").mkdir(parents=True)
+    assert sample_if_empty() == ["signups"]
+    (tmp_path / "landing/signups/real.csv").touch()
+    assert sample_if_empty() == []
+    (tmp_path / "landing/signups/real.csv").unlink()
+    (tmp_path / "lakehouse/bronze/signups").mkdir(parents=True)
+    assert sample_if_empty() == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.engine.errors import ConfigurationError
 from scripts import class_archive
 
 
@@ -17,3 +18,13 @@ def test_where_none_can_be_made_that_is_said_and_is_no_error(
     said = "setup: Java's classes could not be kept (ZeroDivisionError): runs work as well, and start slower\n"
     assert capsys.readouterr().out == said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_run_would_work_without_ends_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_jars(**_: object) -> None:
+        raise ConfigurationError("no jars", "call make setup")
+
+    monkeypatch.setattr(class_archive, "ARCHIVE", tmp_path / "classes.jsa")
+    monkeypatch.setattr(class_archive, "start_session", without_jars)
+    with pytest.raises(SystemExit, match="error: no jars\n       call make setup"):
+        class_archive.main()

@@ -426,7 +426,7 @@ def test_a_server_that_is_too_old_is_refused_before_anything_is_loaded(
 def test_spark_connects_with_tls_as_all_others_do(
     database: Database, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = f"jdbc:postgresql://127.0.0.1:{database.port}/{database.name}"
+    address, database = f"jdbc:postgresql://127.0.0.1:{database.port}/{database.name}", replace(database, is_own=False)
     assert database.jdbc_url == address
     assert replace(database, host="::1").jdbc_url == address.replace("127.0.0.1", "[::1]")
     rows, item = local_rows(spark, [{"id": 1, "n": 1}], "id BIGINT, n INT"), thing(ID_N, 1)
@@ -444,6 +444,22 @@ def test_spark_connects_with_tls_as_all_others_do(
     monkeypatch.delenv("PGSSLMODE")
     monkeypatch.setenv("PGSSLROOTCERT", "system")
     assert database.jdbc_url == f"{address}?sslmode=verify-full&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory"
+
+
+def test_what_the_shell_says_of_servers_is_not_about_the_embedded_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")  # nobody listens there
+    given = replace(database, is_own=False)
+    for reached in (database, given):
+        with psycopg.connect(reached.conninfo()) as connection:
+            assert connection.info.hostaddr == "127.0.0.1"
+    for name, value in {"PGSSLMODE": "verify-full", "PGGSSENCMODE": "require", "PGCHANNELBINDING": "require"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(given.conninfo())
+    psycopg.connect(database.conninfo()).close()
+    assert database.jdbc_url.endswith("?sslmode=disable")
 
 
 @pytest.mark.parametrize(
