@@ -30,7 +30,7 @@ from jobs.engine.landing import (
     passed_over,
 )
 from jobs.engine.ledger import RowAccount
-from jobs.engine.readers import failed_file, parent, read_lines, rescued
+from jobs.engine.readers import failed_file, inspect_lines, parent, read_lines, rescued
 from jobs.engine.sources import SOURCES_FOLDER, RawTable, Source, load_sources
 
 # From here on, to look up each path costs more than to read some files in vain.
@@ -432,7 +432,10 @@ def _read(
     root, _ = _landing(run, source)
     declared = source.raw[raw]
     if declared.format == "lines":
-        return read_lines(run.spark, root, paths, whole_folders=folders, arrival_order=declared.arrival_order), {}
+        windows, no_text = inspect_lines(run.spark, root, paths)
+        fit = [path for path in paths if path not in no_text]
+        reading = partial(read_lines, whole_folders=folders, in_windows_1252=windows)
+        return reading(run.spark, root, fit, arrival_order=declared.arrival_order) if fit else None, no_text
     frames: list[DataFrame] = []
     unfit: dict[str, Unreadable] = {}
     if books := [path for path in paths if source.is_workbook(path)]:

@@ -8,6 +8,8 @@ The most private source, minors may be among the clients: their names and places
 """
 
 import secrets
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -30,12 +32,17 @@ FIELDS = (
     "client_name",
     "client_location",
 )
-# A line in which every surrogate (`\uD800` to `\uDFFF`) is half of a pair. Possessive, so that no line makes it
-# backtrack or recurse.
-_WHOLE_CHARACTERS = (
-    r"\A(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])"
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+\z"
-)
+# A character of a JSON text, or an escape of one; a surrogate (`\uD800` to `\uDFFF`) only as one of a pair.
+# Possessive, so that no line makes it backtrack or recurse.
+_WHOLE = r"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+_WHOLE_CHARACTERS = rf"\A{_WHOLE}*+\z"
+_HALF = rf"\G({_WHOLE}*+)\\u[dD][89a-fA-F][0-9a-fA-F]{{2}}"
+# What stands for a character that could not be read, in bytes that are not UTF-8 and for half of a pair.
+_UNREAD = "\ufffd"
+# Decision: what one of these fields has such a character in is NULL, with a warning: the call counts without it.
+_OF_CLIENT = ("issues_discussed", "client_pronouns", "client_name", "client_location")
+# Decision: as `pronoun_risk` joins them, pronouns are a key in Postgres, which cannot index thousands of bytes.
+LONGEST_PRONOUNS = 200
 RECORD = ", ".join(f"{field}: STRING" for field in FIELDS)
 # The field of an object that no line has: another one in each process.
 _END = f"{secrets.token_hex(16)} end"
@@ -60,6 +67,7 @@ def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
     read = _texts(raw, id_secret).select(
         *ENGINE_COLUMNS,
         "_is_json",
+        "_is_whole",
         "contact_id",
         *FIELDS,
         instant(F.col("time_call_began"), timezone).alias("started_at"),
@@ -71,6 +79,7 @@ def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
         whole_number(F.col("call_rating")).alias("rating"),
         whole_number(F.col("initial_risk_level")).alias("risk_level"),
     )
+    pronouns = without_missing(F.col("pronouns"))
     return read.select(
         *ENGINE_COLUMNS,
         "contact_id",
@@ -79,13 +88,14 @@ def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
         "counselor_names",
         "transferred_at",
         without_missing(F.col("issues")).alias("issues"),
-        without_missing(F.col("pronouns")).alias("pronouns"),
+        F.when(_fits(pronouns), pronouns).alias("pronouns"),
         F.col("rating").alias("call_rating"),
         F.col("risk_level").alias("initial_risk_level"),
         "client_name",
         "client_location",
         "_is_json",
-        _has_half_character(F.col("_raw")).alias("_has_half_character"),
+        "_is_whole",
+        (~_has_unread("counselors")).alias("_has_whole_counselors"),
         _is_readable("counselors", "counselor_names").alias("_has_readable_counselors"),
         F.coalesce(has_missing(F.col("counselor_names")), F.lit(False)).alias("_has_nameless_counselor"),
         (_is_readable("transfer_timestamps", "transferred_at") & ~_has_null("transferred_at")).alias(
@@ -93,6 +103,7 @@ def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
         ),
         _is_readable("issues_discussed", "issues").alias("_has_readable_issues"),
         _is_readable("client_pronouns", "pronouns").alias("_has_readable_pronouns"),
+        _fits(pronouns).alias("_has_short_pronouns"),
         _is_readable("call_rating", "rating").alias("_has_readable_rating"),
         _is_readable("initial_risk_level", "risk_level").alias("_has_readable_risk_level"),
     )
@@ -306,22 +317,32 @@ def _texts(raw: DataFrame, id_secret: Column) -> DataFrame:
     can have, a line makes two elements, and that object is the second one, only if it is one whole object. Needs
     spark.sql.json.enablePartialResults off: else Spark passes over what it cannot read within a field, and goes on.
     """
-    wrapped = F.concat(F.lit("["), F.col("_raw"), F.lit(f', {{"{_END}": 1}}]'))
+    half = F.when(_has_half_character(F.col("_raw")), F.col("_raw"))
+    line = F.coalesce(F.regexp_replace("_half", _HALF, rf"$1\\u{ord(_UNREAD):x}"), "_raw")
+    wrapped = F.concat(F.lit("["), line, F.lit(f', {{"{_END}": 1}}]'))
     two = F.from_json(wrapped, f"ARRAY<STRUCT<{RECORD}, `{_END}`: INT>>", {"allowSingleQuotes": "false"})
-    read = raw.select(*ENGINE_COLUMNS, two.alias("two"))
-    is_whole = (F.size("two") == 2) & F.get("two", F.lit(1))[_END].isNotNull()
-    records = read.select(*ENGINE_COLUMNS, F.when(is_whole, F.get("two", F.lit(0))).alias("record"))
+    # As it came: of two lines with other damage, what was read is perhaps the same.
+    damaged = F.coalesce("_rescued", "_half")
+    read = raw.withColumn("_half", half).select(*ENGINE_COLUMNS, damaged.alias("_damaged"), two.alias("two"))
+    is_object = (F.size("two") == 2) & F.get("two", F.lit(1))[_END].isNotNull()
+    records = read.select(*ENGINE_COLUMNS, "_damaged", F.when(is_object, F.get("two", F.lit(0))).alias("record"))
     bare = records.select(
         *ENGINE_COLUMNS,
+        "_damaged",
         F.col("record").isNotNull().alias("_is_json"),
-        F.when(F.col("record").isNotNull(), _contact_id("record", id_secret)).alias("contact_id"),
+        F.when(F.col("record").isNotNull(), _contact_id("record", F.col("_damaged"), id_secret)).alias("contact_id"),
         *[trimmed(F.col(f"record.{field}")).alias(field) for field in FIELDS],
     )
+    is_unread = {field: _has_unread(field) for field in _OF_CLIENT}
+    readable = {
+        field: F.when(~is_unread[field], F.col(field)) if field in is_unread else F.col(field) for field in FIELDS
+    }
     return bare.select(
         *ENGINE_COLUMNS,
         "_is_json",
+        (F.col("_damaged").isNull() & ~reduce(or_, is_unread.values())).alias("_is_whole"),
         "contact_id",
-        *[_without_bare_nan(known(F.col(field))).alias(field) for field in FIELDS],
+        *[_without_bare_nan(known(value)).alias(field) for field, value in readable.items()],
     )
 
 
@@ -331,14 +352,26 @@ def _has_half_character(line: Column) -> Column:
     return F.coalesce(may_have & ~line.rlike(_WHOLE_CHARACTERS), F.lit(False))
 
 
-def _contact_id(record: str, secret: Column) -> Column:
+def _has_unread(field: str) -> Column:
+    return F.coalesce(F.contains(F.col(field), F.lit(_UNREAD)), F.lit(False))
+
+
+def _fits(pronouns: Column) -> Column:
+    joined = F.array_join(F.array_distinct(pronouns), " + ")
+    return F.coalesce(F.length(joined) <= LONGEST_PRONOUNS, F.lit(True))
+
+
+def _contact_id(record: str, damaged: Column, secret: Column) -> Column:
     """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text.
+
+    Of a line that was `damaged`, also of that.
 
     Decision: of a secret, too. Analysts see the id and all fields but name and place: those they could try out.
     """
     values = [F.col(f"{record}.{field}") for field in FIELDS]
     measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
-    return F.left(F.sha2(F.concat(secret, *measured), 256), F.lit(32))
+    as_it_came = F.coalesce(F.concat(F.lit("damaged:"), damaged), F.lit(""))
+    return F.left(F.sha2(F.concat(secret, *measured, as_it_came), 256), F.lit(32))
 
 
 def _counselor_id(name: Column) -> Column:

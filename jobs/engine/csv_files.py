@@ -7,48 +7,37 @@ A record ends with LF or CRLF. Fields may be quoted with `"`; within quotes, `""
 ends are text. A quote inside an unquoted field (`5" pipe`) is text as well. An empty field, quoted or not, is NULL.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial, reduce
-from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.engine.landing import (
     EMPTY,
+    HEAD_BYTES,
+    UTF_16_MARKS,
     Unreadable,
-    codec_of,
-    hadoop_configuration,
-    hadoop_path,
-    local_path,
-    why_unreadable,
+    head_of,
 )
 from jobs.engine.local_rows import no_rows
-from jobs.engine.readers import column_names, source_file, spark_paths
+from jobs.engine.readers import column_names, source_file, spark_paths, windows_1252
 
 UTF_8, WINDOWS_1252 = "utf-8", "windows-1252"
 _DELIMITERS = (",", ";", "\t", "|")
-_HEAD_BYTES = 64 * 1024
 _BLANK = bytes(range(0x21))  # what Spark's reader counts as white space when it skips blank lines
 _BLANK_LINES = re.compile(r"\A[\x00-\x20]*\n")
 _NOT_BLANK = r"\A\x{feff}?+[\x00-\x20]*+[^\x00-\x20]"
 _IN_QUOTES = r'(?:[^"]++|"")*+'
 _LINES_OF_BLOCK = Decimal(1 << 63)  # more than the numbers that Spark gives to lines
 _MAX_FIELDS = 20_000  # from_csv fails on a record with more than 20,480
-_HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
-_HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
 # Delimiter and quote for reading whole lines: no text that was decoded as ISO-8859-1 holds them.
 _NEVER, _NEVER_EITHER = "\u2401", "\u2402"
 
@@ -96,7 +85,7 @@ def inspect(
     headers: dict[str, _Header] = {}
     reasons: dict[str, Unreadable] = {}
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for path, head in zip(paths, pool.map(partial(_head, spark, root), paths), strict=True):
+        for path, head in zip(paths, pool.map(partial(head_of, spark, root), paths), strict=True):
             found = head if isinstance(head, Unreadable) else _read_header(head, columns, required, aliases or {})
             if isinstance(found, Unreadable):
                 reasons[path] = found
@@ -140,36 +129,6 @@ def _no_records(spark: SparkSession, columns: Sequence[str]) -> DataFrame:
 # The head of a file
 
 
-def _head(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
-    """The first 64 KiB of a file's content, decompressed. It was read to its end a moment ago: a fault may pass."""
-    local = local_path(root)
-    try:
-        return _head_local(local / path) if local else _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
-    except (OSError, EOFError, zlib.error) as error:
-        return Unreadable(why_unreadable(error), may_pass=True)
-
-
-def _head_local(file: Path) -> bytes:
-    if file.suffix == ".gz":
-        with gzip.open(file) as stream:
-            return stream.read(_HEAD_BYTES)
-    if file.suffix == ".bz2":
-        with bz2.open(file) as stream:
-            return stream.read(_HEAD_BYTES)
-    with file.open("rb") as plain:
-        return plain.read(_HEAD_BYTES)
-
-
-def _head_hadoop(spark: SparkSession, file: str) -> bytes:
-    configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
-    try:
-        with closing(location.getFileSystem(configuration).open(location)) as stream:
-            codec = codec_of(spark, configuration, location)
-            return bytes((codec.createInputStream(stream) if codec else stream).readNBytes(_HEAD_BYTES))
-    except Py4JJavaError as error:
-        raise OSError(error.java_exception.getMessage()) from error
-
-
 def _read_header(
     head: bytes, columns: Sequence[str], required: Sequence[str], aliases: Mapping[str, str]
 ) -> _Header | Unreadable:
@@ -178,12 +137,12 @@ def _read_header(
     if not content.strip(_BLANK):
         return EMPTY
     text = _BLANK_LINES.sub("", content.decode("iso-8859-1"))
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or "\0" in text.partition("\n")[0]:
+    if head.startswith(UTF_16_MARKS) or "\0" in text.partition("\n")[0]:
         return Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
     known = {column.lower() for column in columns}
     found: list[_Header] = []
     for delimiter in _DELIMITERS:
-        first = _first_record(text, delimiter, is_cut=len(head) == _HEAD_BYTES)
+        first = _first_record(text, delimiter, is_cut=len(head) == HEAD_BYTES)
         if isinstance(first, Unreadable):
             return first
         found.append(replace(first, names=tuple(column_names(first.names, columns, aliases))))
@@ -379,7 +338,7 @@ def _decoded_records(records: DataFrame, form: CsvForm) -> DataFrame:
         text = F.make_valid_utf8(F.col("_bytes").cast("string"))
         is_damaged = ~F.is_valid_utf8(F.col("_bytes").cast("string"))
     else:
-        text = F.translate(F.decode("_bytes", "ISO-8859-1"), _HIGH_BYTES.decode("iso-8859-1"), _HIGH_CHARACTERS)
+        text = windows_1252(F.col("_bytes"))
         is_damaged = F.contains(text, F.lit("\ufffd"))
     return records.select(
         F.rtrim(text, F.lit("\r")).alias("_raw"),

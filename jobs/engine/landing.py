@@ -57,6 +57,8 @@ class Unreadable:
     may_pass: bool = False
 
 
+HEAD_BYTES = 64 * 1024
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = Unreadable("the file is empty")
 # Some editors write a byte order mark alone for an empty file.
 _NOTHING = {hashlib.sha256(content).hexdigest() for content in (b"", codecs.BOM_UTF8)}
@@ -292,6 +294,36 @@ def _has_all_bytes(spark: SparkSession, file_system: Any, file: Any) -> bool:
     except Py4JJavaError:
         return False
     return True
+
+
+def head_of(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
+    """The first 64 KiB of a file's content, decompressed. It was read to its end a moment ago: a fault may pass."""
+    local = local_path(root)
+    try:
+        return _head_local(local / path) if local else _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
+    except (OSError, EOFError, zlib.error) as error:
+        return Unreadable(why_unreadable(error), may_pass=True)
+
+
+def _head_local(file: Path) -> bytes:
+    if file.suffix == ".gz":
+        with gzip.open(file) as stream:
+            return stream.read(HEAD_BYTES)
+    if file.suffix == ".bz2":
+        with bz2.open(file) as stream:
+            return stream.read(HEAD_BYTES)
+    with file.open("rb") as plain:
+        return plain.read(HEAD_BYTES)
+
+
+def _head_hadoop(spark: SparkSession, file: str) -> bytes:
+    configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
+    try:
+        with closing(location.getFileSystem(configuration).open(location)) as stream:
+            codec = codec_of(spark, configuration, location)
+            return bytes((codec.createInputStream(stream) if codec else stream).readNBytes(HEAD_BYTES))
+    except Py4JJavaError as error:
+        raise OSError(error.java_exception.getMessage()) from error
 
 
 def hadoop_path(spark: SparkSession, path: str) -> Any:

@@ -1,14 +1,24 @@
 """Reading raw files as they came. A reader returns one row per raw row; nothing is parsed, changed or left out."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import unquote
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.engine.faults import FAILED_FILE, NO_FILE
-from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.landing import (
+    HEAD_BYTES,
+    UTF_16_MARKS,
+    Unreadable,
+    hadoop_configuration,
+    hadoop_path,
+    head_of,
+)
 from jobs.engine.local_rows import local_rows
 
 BRONZE_OF_LINES = (
@@ -16,13 +26,63 @@ BRONZE_OF_LINES = (
 )
 ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: BIGINT, row: BIGINT>"
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
+_HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
+_HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
+# So many lines of a file's head that are not UTF-8, and none with other letters that is, make it one in Windows-1252.
+_MANY_LINES = 3
 _SEPARATORS = re.compile(r"[\s-]+")
 _OWN_DETAILS = re.compile(r"Encountered error while reading file \S+\. Details: (.+)$", re.MULTILINE)
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
 
 
+def inspect_lines(spark: SparkSession, root: str, paths: Sequence[str]) -> tuple[list[str], dict[str, Unreadable]]:
+    """Which files of lines are in Windows-1252, by their heads; and why others cannot be read as text.
+
+    One that is in UTF-8, but for some lines, is neither.
+    """
+    windows, unfit = list[str](), dict[str, Unreadable]()
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for path, head in zip(paths, pool.map(partial(head_of, spark, root), paths), strict=True):
+            if isinstance(head, Unreadable):
+                unfit[path] = head
+            elif _is_utf_16(head):
+                unfit[path] = Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
+            elif not head.isascii() and _is_windows_1252(head):
+                windows.append(path)
+    return windows, unfit
+
+
+def _is_utf_16(head: bytes) -> bool:
+    """Whether it says so, or has as much NUL as plain text would have without a mark: every other byte."""
+    return head.startswith(UTF_16_MARKS) or head.count(b"\0") > len(head) // 4
+
+
+def _is_windows_1252(head: bytes) -> bool:
+    wrong = 0
+    for line in head.split(b"\n")[: -1 if len(head) == HEAD_BYTES else None]:  # the last may be cut in a character
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError:
+            wrong += 1
+        else:
+            if not line.removeprefix(BOM_UTF8).isascii():
+                return False
+    return wrong >= _MANY_LINES
+
+
+def windows_1252(content: Column) -> Column:
+    """Binary as text; U+FFFD for the five bytes that mean nothing there."""
+    return F.translate(F.decode(content, "ISO-8859-1"), _HIGH_BYTES.decode("iso-8859-1"), _HIGH_CHARACTERS)
+
+
 def read_lines(
-    spark: SparkSession, root: str, paths: list[str], *, whole_folders: Sequence[str] = (), arrival_order: bool = False
+    spark: SparkSession,
+    root: str,
+    paths: list[str],
+    *,
+    whole_folders: Sequence[str] = (),
+    in_windows_1252: Sequence[str] = (),
+    arrival_order: bool = False,
 ) -> DataFrame:
     """One row per line: `_raw`, `_source_file`, `_row_hash`, `_rescued`. Reads .gz and .bz2 by their ending.
 
@@ -31,7 +91,8 @@ def read_lines(
     hundred thousand paths one by one takes longer than to read them.
 
     A byte order mark and the line's end (LF or CRLF) are not part of the line. Bytes that are not UTF-8 become U+FFFD,
-    and then `_rescued` holds the line's bytes in base64; otherwise it is NULL.
+    and then `_rescued` holds the line's bytes in base64; otherwise it is NULL. In files `in_windows_1252`, lines that
+    are not UTF-8 are read as that.
     """
     value = F.regexp_replace("value", "^\ufeff", "")
     arrival = F.struct(
@@ -44,10 +105,17 @@ def read_lines(
     alone = [path for path in paths if parent(path) not in whole_folders]
     # Without partition columns, which Spark would make of folders called `a=b`.
     found = spark.read.text(spark_paths(root, [*whole_folders, *alone]), recursiveFileLookup=True)
+    content, path, text = F.col("value").cast("binary"), source_file(spark, root), F.make_valid_utf8(value)
+    is_damaged = ~F.is_valid_utf8("value")
+    if in_windows_1252:
+        decoded = F.rtrim(windows_1252(content), F.lit("\r"))
+        is_windows = is_damaged & path.isin(*in_windows_1252)
+        text = F.when(is_windows, decoded).otherwise(text)
+        is_damaged &= ~is_windows | F.contains(decoded, F.lit("\ufffd"))
     lines = found.select(
-        F.make_valid_utf8(value).alias("_raw"),
-        source_file(spark, root).alias("_source_file"),
-        F.when(~F.is_valid_utf8("value"), F.base64(F.col("value").cast("binary"))).alias("_rescued"),
+        text.alias("_raw"),
+        path.alias("_source_file"),
+        F.when(is_damaged, F.base64(content)).alias("_rescued"),
         *[arrival.alias("_arrival")] * arrival_order,
     )
     if whole_folders:

@@ -238,21 +238,53 @@ class TestRules:
     def test_an_object_without_any_known_field_is_held_back_for_what_it_lacks(self, spark: SparkSession) -> None:
         assert_violations(spark, [("{}", ["has_start", "has_end", "has_counselor"])])
 
-    def test_a_line_that_is_not_utf8_is_held_back(self, spark: SparkSession) -> None:
+    def test_a_counselors_name_that_could_not_be_read_is_held_back(self, spark: SparkSession) -> None:
         bronze = raw(spark, [line(counselors="['Frank L\ufffdpez-Patel']", transfer_timestamps="[]")], rescued="8w==")
         checked = with_violations(source.contacts(bronze, "UTC", F.lit(SECRET)), "contacts", "contacts")
-        assert_rows(checked.select("violations"), [(["is_utf8"],)])
+        assert_rows(checked.select("violations"), [(["counselors_whole", "is_utf8"],)])
+        given = "L\ufffdpez"  # by a sender that could not read it
+        assert_violations(spark, [(line(counselors=f"['{given}']", transfer_timestamps="[]"), ["counselors_whole"])])
 
-    def test_a_line_with_half_a_character_is_held_back(self, spark: SparkSession) -> None:
+    def test_what_could_not_be_read_of_the_client_is_null_and_the_call_counts(self, spark: SparkSession) -> None:
+        damaged = {
+            "client_name": "Jos\ufffd",
+            "client_location": "K\ufffdln",
+            "issues_discussed": "['F\ufffd', 'Grief']",
+        }
+        fields = ["client_name", "client_location", "issues", "pronouns"]
+        cases = [line(**{field: text}) for field, text in damaged.items()] + [line(client_pronouns="['x\ufffd']")]
+        frame = source.contacts(raw(spark, cases), "UTC", F.lit(SECRET))
+        whole = parsed(spark, line()).select(*fields).first()
+        read = [tuple(row) for row in frame.select(*fields).collect()]
+        assert whole is not None
+        for row, unread in zip(read, [0, 1, 2, 3], strict=True):
+            assert row == tuple(None if number == unread else value for number, value in enumerate(whole))
+        assert_violations(spark, [(case, ["is_utf8"]) for case in cases])
+
+    def test_half_a_character_is_as_one_that_could_not_be_read(self, spark: SparkSession) -> None:
         long = r"\ud83d\ude00" * 50_000
         halves = [r"\udce9", r"\uDCE9", r"\ud83d", r"\ud83d\ud83d\ude00", r"\ude00\ud83d", r"\ud83d \ude00"]
-        halves += [r"\\\udce9", rf"{long}\ud83d"]
+        halves += [r"\\\udce9", rf"{long}\ud83d", rf"\udce9{long}\ud83d\ud83d"]
         wholes = [r"\ud83d\ude00", r"\uD83D\uDE00", r"\\udce9", r"\ue9e9", r"\\\ud83d\ude00", r"ud83d", long]
 
         def of(name: str) -> str:
             return line(client_name="X").replace('"X"', f'"Ren{name}"')
 
         assert_violations(spark, [(of(name), ["is_utf8"]) for name in halves] + [(of(name), []) for name in wholes])
+        read = source.contacts(raw(spark, [of(name) for name in halves]), "UTC", F.lit(SECRET)).collect()
+        assert {row["client_name"] for row in read} == {None}
+        # Two people do not become one.
+        assert len({row["contact_id"] for row in read}) == len(halves)
+        counselors = line(counselors="['X']", transfer_timestamps="[]").replace("'X'", r"'Ren\udce9'")
+        assert_violations(spark, [(counselors, ["counselors_whole", "is_utf8"])])
+
+    def test_lines_with_other_damage_are_other_contacts(self, spark: SparkSession) -> None:
+        text = line(client_name="Jos\ufffd")
+        ids = [
+            source.contacts(raw(spark, [text], rescued=rescued), "UTC", F.lit(SECRET)).collect()[0]["contact_id"]
+            for rescued in ("6Q==", "6g==", "6Q==")
+        ]
+        assert ids[0] == ids[2] != ids[1]
 
     @pytest.mark.parametrize(("field", "rule"), [("time_call_began", "has_start"), ("time_call_ended", "has_end")])
     def test_a_start_and_an_end_that_exist_are_needed(self, spark: SparkSession, field: str, rule: str) -> None:
@@ -371,6 +403,8 @@ class TestRules:
             *[f"{name}_{check}" for name in about for check in ("readable", "in_range")],
             "issues_readable",
             "pronouns_readable",
+            "pronouns_fit",
+            "is_utf8",
         }
         assert {rule["action"] for rule in rules("contacts", "contacts")} == {"warn", "quarantine"}
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import Row, SparkSession
 
-from jobs.engine.csv_files import CsvForm, _head_hadoop, inspect, read_csv
-from jobs.engine.landing import Unreadable
+from jobs.engine.csv_files import CsvForm, inspect, read_csv
+from jobs.engine.landing import Unreadable, _head_hadoop
 
 COLUMNS = ("id", "name", "city")
 REQUIRED = ("id",)

@@ -6,7 +6,8 @@ import pytest
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
-from jobs.engine.readers import column_names, failed_file, read_lines
+from jobs.engine.landing import Unreadable
+from jobs.engine.readers import column_names, failed_file, inspect_lines, read_lines
 from tests.transforms.examples import examples
 
 COLUMNS = ["date_start", "interaction"]
@@ -33,6 +34,35 @@ def test_a_file_that_is_split_keeps_its_order(tmp_path: Path, spark: SparkSessio
         assert [row["_raw"] for row in rows.orderBy("_arrival").collect()] == lines
     finally:
         spark.conf.unset("spark.sql.files.maxPartitionBytes")
+
+
+def test_a_file_in_windows_1252_is_read_as_such_and_one_in_utf_16_is_set_aside(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    accents, plain = ["José", "Zoë", "“Renée”"], ["Ann"] * 40
+    damaged = "\n".join(plain).encode() + b"\nJos\xe9\n"
+    late = b"Ann\n" * 20_000 + "späte Ö".encode()  # below the head
+    files = {
+        "utf-8.log": "\n".join([*accents, *plain]).encode(),
+        "mark.log": "\n".join([*accents, *plain]).encode("utf-8-sig"),
+        "damaged.log": damaged,
+        "mixed.log": damaged * 3 + "Zoë\n".encode(),
+        "windows.log": "\r\n".join([*plain, *accents]).encode("cp1252") + b"\r\nnone\x81\n" + late,
+        "cut.log": ("x" * 1000 + "\n").encode() * 65 + b"x" * 535 + "é\n".encode() * 9,  # within a character
+        "nul.log": b"Ann\0\n" + b"Bo\n" * 9,
+        **{f"{name}.log": "\n".join([*plain, *accents]).encode(name) for name in ("utf-16", "utf-16-le", "utf-32")},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    windows, unfit = inspect_lines(spark, str(tmp_path), [*files, "gone.log"])
+    reason = "the file is UTF-16, or not text: it must be UTF-8 or Windows-1252"
+    assert windows == ["windows.log"]
+    assert unfit.pop("gone.log").may_pass
+    assert unfit == {f"{name}.log": Unreadable(reason) for name in ("utf-16", "utf-16-le", "utf-32")}
+    read = read_lines(spark, str(tmp_path), ["windows.log", "damaged.log"], in_windows_1252=windows)
+    found = {(row["_source_file"], row["_raw"]): row["_rescued"] for row in read.collect()}
+    assert {text for file, text in found if file == "windows.log"} == {*plain, *accents, "none\ufffd", "späte Ö"}
+    assert {text for (_, text), rescued in found.items() if rescued} == {"none\ufffd", "Jos\ufffd"}
 
 
 def test_of_a_folder_read_whole_only_the_wanted_files_count(tmp_path: Path, spark: SparkSession) -> None:
