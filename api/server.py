@@ -14,7 +14,8 @@ from types import FrameType
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.app import create_app
 from api.config import ServiceConfig
@@ -168,6 +169,7 @@ class _Protocol(HttpToolsProtocol):
     """
 
     parser: _Parser
+    _answering: RequestResponseCycle
     _head_bytes: int | None = None  # None: not in the middle of a head
     _head_timer: asyncio.TimerHandle | None = None
     _framing_bytes: int | None = None  # around chunks, since there was last some body; None: not in the middle of one
@@ -197,7 +199,7 @@ class _Protocol(HttpToolsProtocol):
         self._end_head()
         self._framing_bytes = 0
         if len(self.pipeline) >= MAX_WAITING:
-            self.transport.close()  # an answer would be taken for that to an earlier request
+            self._leave()  # an answer would be taken for that to an earlier request
             raise _TooManyWaitError
         super().on_headers_complete()
 
@@ -241,13 +243,29 @@ class _Protocol(HttpToolsProtocol):
         # A line break between requests begins none, and has made uvicorn stop its timer.
         is_idle = self.cycle is None or self.cycle.response_complete
         if self._head_timer is None and (self._head_bytes is not None or is_idle):
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_late_head)
 
     def send_400_response(self, msg: str) -> None:
         del msg
         if self.transport.is_closing():
             return
         self._refuse(400, "this is not HTTP/1.1 that can be understood", "send it with an HTTP library, or with curl")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _on_late_head(self) -> None:
+        if self.flow.read_paused:  # it may have come, and waits for answers to earlier requests
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._on_late_head)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _leave(self) -> None:
+        """Closes the connection, as if the client had: nobody waits for what is being answered."""
+        self._answering.disconnected = True
+        self._answering.message_event.set()
+        self.transport.close()
 
     def _refuse(self, status: int, error: str, hint: str) -> None:
         body = json.dumps({"error": error, "hint": hint}).encode()

@@ -102,12 +102,13 @@ def check_columns(run: Run, source: Source) -> None:
         there = [name for name in run.lake.read(bronze_table(source, raw)).columns if not name.startswith("_")]
         left = [name for name in there if declared.aliases.get(name, name) not in declared.columns]
         named = {declared.aliases.get(name, name) for name in there}
-        if left and (lacking := [name for name in declared.required_columns if name not in named]):
+        lacking = [name for name in declared.required_columns if name not in named]
+        if left and lacking and bronze_rows(run, source, raw).where(F.col(lacking[0]).isNotNull()).isEmpty():
             raise ConfigurationError(
                 f"{SOURCES_FOLDER / source.name}.yaml, raw table {raw}: the rows that were read before do not have "
                 f"{lacking[0]!r}, which is required, and have {left[0]!r}, which is no column any more",
-                f"if that is its former name, keep it in aliases ({{{left[0]}: {lacking[0]}}}); or go on in another "
-                "lakehouse (ASSAY_LAKEHOUSE), which reads the landing folder from the beginning",
+                f"if that is its former name, keep it in aliases ({{{left[0]}: {lacking[0]}}}); if it is a new column, "
+                "leave it out of required_columns; or go on in another lakehouse (ASSAY_LAKEHOUSE)",
             )
 
 
@@ -124,7 +125,7 @@ def bronze_rows(run: Run, source: Source, raw: str) -> DataFrame:
     def found(column: str) -> Column:
         names = [column, *[alias for alias, meant in declared.aliases.items() if meant == column]]
         former = [F.col(name) for name in names if name in there.columns and (name == column or name not in own)]
-        return F.coalesce(*former, rescued(names)).alias(column)
+        return F.coalesce(*former, *rescued(names)).alias(column)
 
     own = {name.lower() for name in declared.columns}
     engines = [name for name in there.columns if name.startswith("_")]

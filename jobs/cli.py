@@ -82,7 +82,7 @@ def run(
     ] = None,
     to_day: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="The last day for --from (today). Example: --to 2026-11-21"),
+        typer.Option("--to", formats=["%Y-%m-%d"], help="The last day for --from (none). Example: --to 2026-11-21"),
     ] = None,
     take_over: Annotated[
         bool,

@@ -319,7 +319,7 @@ def _evaluated(
     """The live rows, parsed, with what the rules found.
 
     In a replay, rows that were held back for other reasons than those asked for stay as they are, with these reasons in
-    `_held_for` (NULL for all others), and so do valid ones.
+    `_held_for` (NULL for all others), and so do valid ones; unless all rows of the table are judged anew.
     """
     declared = source.tables[table]
     tables = {name: run.lake.read(silver_table(source, name)) for name in declared.referenced}
@@ -397,7 +397,7 @@ def next_scope(
         # under an older number that foresaw this would leave nothing by which to notice that it was undone again.
         return Scope(0, decided.newest_planned, True, frozenset(decided.dead()))
     is_outdated = decided.changes_what_was_read(done)
-    is_outdated |= any(other.accepted(done) or other.changes_what_was_read(done) for other in referred)
+    is_outdated |= any(other.loaded(done) or other.changes_what_was_read(done) for other in referred)
     if quarantined > done:
         # A pass that a crash cut short may have made quarantine anew for what has been taken back since: that of what
         # was done, or of what a request is about.

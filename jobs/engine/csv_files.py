@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 from jobs.engine.landing import (
     EMPTY,
     HEAD_BYTES,
+    NO_TEXT,
     UTF_16_MARKS,
     Unreadable,
     head_of,
@@ -138,7 +139,7 @@ def _read_header(
         return EMPTY
     text = _BLANK_LINES.sub("", content.decode("iso-8859-1"))
     if head.startswith(UTF_16_MARKS) or "\0" in text.partition("\n")[0]:
-        return Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
+        return NO_TEXT
     known = {column.lower() for column in columns}
     found: list[_Header] = []
     for delimiter in _DELIMITERS:

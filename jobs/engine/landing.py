@@ -60,6 +60,7 @@ class Unreadable:
 HEAD_BYTES = 64 * 1024
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = Unreadable("the file is empty")
+NO_TEXT = Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
 # Some editors write a byte order mark alone for an empty file.
 _NOTHING = {hashlib.sha256(content).hexdigest() for content in (b"", codecs.BOM_UTF8)}
 

@@ -4,7 +4,6 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from urllib.parse import unquote
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -13,6 +12,7 @@ from pyspark.sql import functions as F
 from jobs.engine.faults import FAILED_FILE, NO_FILE
 from jobs.engine.landing import (
     HEAD_BYTES,
+    NO_TEXT,
     UTF_16_MARKS,
     Unreadable,
     hadoop_configuration,
@@ -31,6 +31,7 @@ _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
 # So many lines of a file's head that are not UTF-8, and none with other letters that is, make it one in Windows-1252.
 _MANY_LINES = 3
 _SEPARATORS = re.compile(r"[\s-]+")
+_NO_PATH = re.compile(r"['?*]")  # what a path into JSON cannot name
 _OWN_DETAILS = re.compile(r"Encountered error while reading file \S+\. Details: (.+)$", re.MULTILINE)
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
 
@@ -40,16 +41,17 @@ def inspect_lines(spark: SparkSession, root: str, paths: Sequence[str]) -> tuple
 
     One that is in UTF-8, but for some lines, is neither.
     """
-    windows, unfit = list[str](), dict[str, Unreadable]()
+
+    def judged(path: str) -> bool | Unreadable:
+        head = head_of(spark, root, path)
+        if isinstance(head, Unreadable):
+            return head
+        return NO_TEXT if _is_utf_16(head) else not head.isascii() and _is_windows_1252(head)
+
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for path, head in zip(paths, pool.map(partial(head_of, spark, root), paths), strict=True):
-            if isinstance(head, Unreadable):
-                unfit[path] = head
-            elif _is_utf_16(head):
-                unfit[path] = Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
-            elif not head.isascii() and _is_windows_1252(head):
-                windows.append(path)
-    return windows, unfit
+        found = dict(zip(paths, pool.map(judged, paths), strict=True))
+    unfit = {path: reason for path, reason in found.items() if isinstance(reason, Unreadable)}
+    return [path for path, is_windows in found.items() if is_windows is True], unfit
 
 
 def _is_utf_16(head: bytes) -> bool:
@@ -108,8 +110,10 @@ def read_lines(
     content, path, text = F.col("value").cast("binary"), source_file(spark, root), F.make_valid_utf8(value)
     is_damaged = ~F.is_valid_utf8("value")
     if in_windows_1252:
-        decoded = F.rtrim(windows_1252(content), F.lit("\r"))
-        is_windows = is_damaged & path.isin(*in_windows_1252)
+        decoded = windows_1252(content)
+        named = local_rows(spark, [{"_windows": name} for name in in_windows_1252], "_windows STRING")
+        found = found.join(F.broadcast(named), path == F.col("_windows"), "left")
+        is_windows = is_damaged & F.col("_windows").isNotNull()
         text = F.when(is_windows, decoded).otherwise(text)
         is_damaged &= ~is_windows | F.contains(decoded, F.lit("\ufffd"))
     lines = found.select(
@@ -150,11 +154,13 @@ def column_names(header: Iterable[str], columns: Iterable[str], aliases: Mapping
     return names
 
 
-def rescued(names: Sequence[str]) -> Column:
-    """What rows that were read before have under one of `names`, which was no column then; as `column_names` has it."""
-    fields = F.map_entries(F.from_json("_rescued", "MAP<STRING, STRING>"))
-    is_named = F.filter(fields, lambda field: F.regexp_replace(field["key"], _SEPARATORS.pattern, "_").isin(*names))
-    return F.get(is_named, F.lit(0))["value"]
+def rescued(names: Iterable[str]) -> list[Column]:
+    """What rows that were read before may have under `names` that were no columns then, as headers usually have them.
+
+    One look at a text for each, and no function of arrays, with which Spark would not compile what else is computed.
+    """
+    spellings = {name.replace("_", between): None for name in names for between in "_ -" if not _NO_PATH.search(name)}
+    return [F.get_json_object("_rescued", f"$['{spelling}']") for spelling in spellings]
 
 
 def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | None:

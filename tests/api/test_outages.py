@@ -153,6 +153,7 @@ def test_when_one_connection_is_dead_those_beside_it_are_not_tried(
         monkeypatch.setattr(of_service, "QUERY_SECONDS", -0.8)  # so that it is cut off after 0.2 s
         with pytest.raises(of_service.DatabaseUnavailable, match="the database does not answer"):
             await service.rows("SELECT pg_sleep(2)", {})
+        monkeypatch.undo()
         left = len(service._idle)
         rows = await service.rows("SELECT 1", {})
         await service.close()

@@ -1,5 +1,6 @@
 """What arrives before it is a request (no HTTP, too much, too slowly), and `assay serve` as an operator meets it."""
 
+import asyncio
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import uvicorn
@@ -85,22 +87,44 @@ def test_no_more_than_some_requests_wait_for_the_answers_to_earlier_ones(service
     answer = b'{"data":{"status":"ok"}}'
     assert ask(service, one * server_module.MAX_WAITING + last).count(answer) == server_module.MAX_WAITING + 1
     assert ask(service, one * 1_000).count(answer) < 100
-    # Of two answers, the first is no reason to read on.
+    # The head that begins behind other requests is counted from there.
+    begun = one + b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"x" * 45_000
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-        for _ in range(20):
-            connection.sendall(one * (server_module.MAX_WAITING // 2))
-            answers = b""
-            while answers.count(answer) < server_module.MAX_WAITING // 2:
-                more = connection.recv(100_000)
-                assert more
-                answers += more
-    # The head that begins behind another request is counted from there.
-    pieces = [one + b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"x" * 40_000, b"y" * 20_000]
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-        connection.sendall(one * 20 + pieces[0])
+        connection.sendall(one * 20 + begun)
         time.sleep(0.2)
-        connection.sendall(pieces[1] + b"\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"y" * 20_000 + b"\r\nConnection: close\r\n\r\n")
         assert connection.makefile("rb").read().count(answer) == 22
+
+
+def test_what_a_client_sends_ahead_of_slow_answers_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    waiting, received = list[int](), server_module._Protocol.data_received
+
+    def watched(protocol: server_module._Protocol, data: bytes) -> None:
+        waiting.append(len(protocol.pipeline))
+        received(protocol, data)
+
+    monkeypatch.setattr(server_module._Protocol, "data_received", watched)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(sys.modules[__name__], "create_app", lambda _: slow)
+    one = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        running(tmp_path / "members", lifespan="off") as port,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+    ):
+        connection.sendall(one * 8 + one[:20])  # the last head has to wait for seven answers: over a second
+        for _ in range(5):
+            time.sleep(0.05)
+            connection.sendall(one[20:] + one * 3 + one[:20])
+        connection.sendall(one[20:-2] + b"Connection: close\r\n\r\n")
+        assert connection.makefile("rb").read().count(b"HTTP/1.1 204") == 8 + 5 * 4 + 1
+    assert len(waiting) > 1
+    assert max(waiting) == 0
 
 
 @pytest.mark.parametrize("closing", [b"", b", close"])
@@ -126,7 +150,7 @@ def test_a_request_that_asks_for_another_protocol_is_answered_as_if_it_did_not(
 
 
 @contextmanager
-def running(folder: Path, keys: str = "") -> Iterator[int]:
+def running(folder: Path, keys: str = "", lifespan: Literal["auto", "off"] = "auto") -> Iterator[int]:
     """The server in a thread of this process, so that a test may shorten its patience; gives its port."""
 
     def no_database() -> str:
@@ -136,7 +160,12 @@ def running(folder: Path, keys: str = "") -> Iterator[int]:
     folder.mkdir()
     listener = server_module.listen(config)
     settings = uvicorn.Config(
-        create_app(config), http=server_module._Protocol, log_config=None, timeout_keep_alive=1, proxy_headers=False
+        create_app(config),
+        http=server_module._Protocol,
+        log_config=None,
+        timeout_keep_alive=1,
+        proxy_headers=False,
+        lifespan=lifespan,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

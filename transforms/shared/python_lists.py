@@ -18,9 +18,9 @@ _WORD = r"[\]-~(-\[!#-&\u00a1-\u167f\u1681-\u1fff\u3001-\ud7ff]++"
 _PLAIN_TEXT = rf"'{_WORD}(?: {_WORD})*+'"
 _PLAIN_LIST = rf"\A\[{_PLAIN_TEXT}(?:, {_PLAIN_TEXT})*+\]\z"
 # Any list of texts, with the escapes of JSON and Python. Not NUL, which Postgres cannot hold, nor half a surrogate
-# pair, which is no character, nor \UNNNNNNNN, for which Spark has no reader.
+# pair, which is no character, nor U+FFFD, which stands for one, nor \UNNNNNNNN, for which Spark has no reader.
 _ESCAPE = (
-    r"""\\(?:['"\\/bfnrt]|x(?!00)[0-9a-fA-F]{2}|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}"""
+    r"""\\(?:['"\\/bfnrt]|x(?!00)[0-9a-fA-F]{2}|u(?!0000|[dD][89a-fA-F]|[fF]{3}[dD])[0-9a-fA-F]{4}"""
     r"""|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"""
 )
 _TEXT = rf"""(?:'(?:[^'\\\x00-\x1f]++|{_ESCAPE})*+'|"(?:[^"\\\x00-\x1f]++|{_ESCAPE})*+")"""
@@ -32,7 +32,7 @@ _DATETIME_LIST = rf"\A\[\s*{_DATETIME}\s*(?:,\s*{_DATETIME}\s*)*+\]\z"
 def text_list(text: Column) -> Column:
     r"""The trimmed texts of `['Ann', "Bo O'Neil"]` in order, ARRAY<STRING>; NULL for anything but a list of texts.
 
-    Also NULL for a list with an escape that cannot be read: NUL, half a surrogate pair, `\UNNNNNNNN`.
+    Also NULL for a list with an escape that cannot be read: NUL, half a surrogate pair, U+FFFD, `\UNNNNNNNN`.
     """
     between = F.substr(text, F.lit(3), F.length(text) - 4)
     plain = F.split(F.replace(between, F.lit("', '"), F.lit("\n")), "\n")

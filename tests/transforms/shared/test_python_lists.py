@@ -86,7 +86,16 @@ def test_what_is_not_a_list_of_texts_is_refused_whole(spark: SparkSession) -> No
     texts = ["", "Ann", "'Ann'", "Ann, Bo", "['Ann'", "['Ann', ", "['Ann',]", "[Ann]", "['Ann' 'Bo']", "['Ann'] and Bo"]
     texts += ["[None]", "[null]", "[1]", "['Ann', 2]", "[['Ann']]", "[{'a': 'Ann'}]", "('Ann', 'Bo')", "{'Ann'}", "[,]"]
     texts += ["['a'b']", '["a"b"]', r"['Ann\']", r"['\q']", r"['\x4']", r"['\u12']", "['a\nb']", "['Ann']['Bo']"]
-    texts += [r"['\x00']", r"['\u0000']", r"['\ud83d']", r"['\ude00']", r"['\U0001f600']", "[datetime.datetime(2023)]"]
+    texts += [
+        r"['\x00']",
+        r"['Ren\ufffd']",
+        r"['\uFfFd']",
+        r"['\u0000']",
+        r"['\ud83d']",
+        r"['\ude00']",
+        r"['\U0001f600']",
+        "[datetime.datetime(2023)]",
+    ]
     assert_texts(spark, [(text, None) for text in texts])
 
 
