@@ -65,9 +65,10 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     },
 }
 
-# No control characters, no line separators; `}{` is refused as well, which the pattern leaves out to stay readable.
-_INSIDE = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*"
-_LINE = r"\{(" + _INSIDE + r"\|)? *[^\s=|\"{}\u0000-\u001f\u007f-\u009f]+ *=" + _INSIDE + r"\}"
+# No control characters, no line separators: with those left out, what `api/entries.py` takes.
+_NOT = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_FIELD = rf' *[^ ="|{{}}{_NOT}]+ *= *("[^"{_NOT}]*" *|[^"=|{{}}{_NOT}]*)'
+_LINE = rf"\{{{_FIELD}(\|{_FIELD})*\}}"
 _ENTRY = {
     "type": "string",
     "description": f"One line: fields `key=value`, separated by `|`, in braces; at most {MAX_ENTRY_BYTES:,} bytes",

@@ -364,13 +364,16 @@ def _fits(pronouns: Column) -> Column:
 def _contact_id(record: str, damaged: Column, secret: Column) -> Column:
     """A hash of the fields in a fixed order, each with its length, so that no two records run into the same text.
 
-    Of a line that was `damaged`, also of that.
+    Of a line that was `damaged` in one of them, also of that.
 
     Decision: of a secret, too. Analysts see the id and all fields but name and place: those they could try out.
     """
     values = [F.col(f"{record}.{field}") for field in FIELDS]
     measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
-    as_it_came = F.coalesce(F.concat(F.lit("damaged:"), damaged), F.lit(""))
+    is_in_a_field = reduce(or_, [_has_unread(f"{record}.{field}") for field in FIELDS])
+    as_it_came = F.coalesce(
+        F.when(damaged.isNotNull() & is_in_a_field, F.concat(F.lit("damaged:"), damaged)), F.lit("")
+    )
     return F.left(F.sha2(F.concat(secret, *measured, as_it_came), 256), F.lit(32))
 
 
