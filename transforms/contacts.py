@@ -370,7 +370,7 @@ def _contact_id(record: str, damaged: Column, secret: Column) -> Column:
     """
     values = [F.col(f"{record}.{field}") for field in FIELDS]
     measured = [F.coalesce(F.concat(F.octet_length(value), F.lit(":"), value), F.lit("-")) for value in values]
-    is_in_a_field = reduce(or_, [_has_unread(f"{record}.{field}") for field in FIELDS])
+    is_in_a_field = F.contains(F.concat_ws("", *values), F.lit(_UNREAD))
     as_it_came = F.coalesce(
         F.when(damaged.isNotNull() & is_in_a_field, F.concat(F.lit("damaged:"), damaged)), F.lit("")
     )
