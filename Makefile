@@ -5,6 +5,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 BIN := .venv/bin
+SET_UP = PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
 
 .PHONY: help setup run test format lock db-start db-stop clean
 
@@ -14,11 +15,11 @@ help:  ## this list
 setup: .jars/classes.jsa  ## Python packages and jars, into this folder only
 
 .venv/.ready: requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh
-	@PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
+	@$(SET_UP)
 	@touch .jars/.ready $@
 
 .jars/.ready: .venv/.ready  # missing where .jars was removed
-	@[ -e $@ ] || PYTHON="$(PYTHON)" UV="$(UV)" UV_VERSION="$(UV_VERSION)" bash scripts/setup.sh
+	@[ -e $@ ] || $(SET_UP)
 	@touch $@
 
 .jars/classes.jsa: .jars/.ready

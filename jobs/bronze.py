@@ -100,9 +100,9 @@ def check_columns(run: Run, source: Source) -> None:
         if declared.format != "csv" or not run.lake.exists(bronze_table(source, raw)):
             continue
         there = [name for name in run.lake.read(bronze_table(source, raw)).columns if not name.startswith("_")]
-        left = [name for name in there if declared.aliases.get(name, name) not in declared.columns]
-        named = {declared.aliases.get(name, name) for name in there}
-        lacking = [name for name in declared.required_columns if name not in named]
+        meant = {name: declared.aliases.get(name, name) for name in there}
+        left = [name for name, column in meant.items() if column not in declared.columns]
+        lacking = [name for name in declared.required_columns if name not in meant.values()]
         if left and lacking and bronze_rows(run, source, raw).where(F.col(lacking[0]).isNotNull()).isEmpty():
             raise ConfigurationError(
                 f"{SOURCES_FOLDER / source.name}.yaml, raw table {raw}: the rows that were read before do not have "
@@ -169,7 +169,7 @@ def listing(run: Run, source: Source) -> list[LandingFile]:
 
 def ignored(run: Run, source: Source) -> list[str]:
     """What else is in the source's landing folders, of no source, and so is not read: files, folders, dead links."""
-    if _named_file(source):
+    if named_file(source):
         return []
     found = passed_over(run.spark, run.settings.landing, source.patterns)
     try:
@@ -225,7 +225,7 @@ def no_longer_as_planned(
 
 def vanished(source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """The files that were taken in and are no longer in the landing folder, as they were last; their rows stay."""
-    if _named_file(source):
+    if named_file(source):
         return []
     there = {file.path for file in listed}
     return [e for path, e in sorted(decided.newest_versions(accepted=True).items()) if path not in there]
@@ -372,7 +372,7 @@ def _broken(error: Exception, paths: Sequence[str]) -> dict[str, Unreadable]:
 
 def _landing(run: Run, source: Source) -> tuple[str, list[str]]:
     """Where the source's files lie, and which they are; one file of its own if its variable names one."""
-    named = _named_file(source)
+    named = named_file(source)
     if not named:
         return run.settings.landing, source.patterns
     file = Path(os.path.realpath(named))
@@ -418,7 +418,7 @@ def _names_of(place: str | Path) -> tuple[str, str]:
     return os.path.abspath(place), os.path.realpath(place)
 
 
-def _named_file(source: Source) -> str | None:
+def named_file(source: Source) -> str | None:
     """The one file that the source's variable names, if it has one and it is set."""
     return os.environ.get(source.one_file) or None if source.one_file else None
 
@@ -435,8 +435,10 @@ def _read(
     if declared.format == "lines":
         windows, no_text = inspect_lines(run.spark, root, paths)
         fit = [path for path in paths if path not in no_text]
-        reading = partial(read_lines, whole_folders=folders, in_windows_1252=windows)
-        return reading(run.spark, root, fit, arrival_order=declared.arrival_order) if fit else None, no_text
+        if not fit:
+            return None, no_text
+        how = partial(read_lines, arrival_order=declared.arrival_order)
+        return how(run.spark, root, fit, whole_folders=folders, in_windows_1252=windows), no_text
     frames: list[DataFrame] = []
     unfit: dict[str, Unreadable] = {}
     if books := [path for path in paths if source.is_workbook(path)]:

@@ -126,9 +126,8 @@ def run(
             last = to_day.date() if to_day else date.max
             for one in sources:
                 if ask_backfill(started, one, from_day.date(), last) is None:
-                    said = (
-                        f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d}{f' to {last}' if to_day else ' on'}"
-                    )
+                    until_day = f" to {last}" if to_day else " on"
+                    said = f"{one.name}: nothing was ingested from {from_day:%Y-%m-%d}{until_day}"
                     console.print(said, highlight=False)
         done = run_sources(started, sources, first="bronze", until=until.value, take_over=take_over)
         _print(done, console, as_json=as_json)
@@ -301,11 +300,11 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
 
 def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is_named: bool) -> None:
     """Sample files for a source that has no files yet, and never had any: sample rows would join real ones."""
+    from jobs.bronze import named_file
     from jobs.engine.landing import local_path
 
     landing, bronze = (local_path(place) for place in (settings.landing, f"{settings.lakehouse}/bronze/{source.name}"))
-    has_own_file = bool(source.one_file and os.environ.get(source.one_file))
-    if landing is None or bronze is None or bronze.exists() or has_own_file:
+    if landing is None or bronze is None or bronze.exists() or named_file(source):
         return
     if not any((landing / source.name).glob("[!._]*")):
         _write_sample(settings, source.name, 100_000, 7, console, is_named=is_named)

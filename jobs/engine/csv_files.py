@@ -20,14 +20,7 @@ from functools import partial, reduce
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from jobs.engine.landing import (
-    EMPTY,
-    HEAD_BYTES,
-    NO_TEXT,
-    UTF_16_MARKS,
-    Unreadable,
-    head_of,
-)
+from jobs.engine.landing import EMPTY, HEAD_BYTES, NO_TEXT, UTF_16_MARKS, Unreadable, head_of
 from jobs.engine.local_rows import no_rows
 from jobs.engine.readers import column_names, source_file, spark_paths, windows_1252
 

@@ -13,9 +13,9 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -242,13 +242,17 @@ def _shown(path: str) -> tuple[str, str | None]:
 
 
 def _hash_local(root: Path, path: str) -> str | Unreadable:
-    opener = _DECOMPRESSORS.get(Path(path).suffix, partial(open, mode="rb"))
     try:
-        with opener(root / path) as stream:
+        with _opened_local(root / path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, EOFError, zlib.error) as error:
         # Only what the system refuses has a number: of a broken archive, Python gives none.
         return Unreadable(why_unreadable(error), getattr(error, "errno", None) is not None)
+
+
+def _opened_local(file: Path) -> Any:
+    """What a file holds, decompressed, as a binary stream."""
+    return _DECOMPRESSORS.get(file.suffix, partial(open, mode="rb"))(file)
 
 
 def why_unreadable(error: Exception) -> str:
@@ -275,22 +279,28 @@ def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str,
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
-    configuration = hadoop_configuration(spark)
     file = hadoop_path(spark, f"{root.rstrip('/')}/{path}")
-    file_system, codec = file.getFileSystem(configuration), codec_of(spark, configuration, file)
     try:
-        with closing(file_system.open(file)) as stream:
-            content = stream if codec is None else codec.createInputStream(stream)
+        with _opened_hadoop(spark, file) as content:
             return str(java_class(spark, "org.apache.commons.codec.digest.DigestUtils").sha256Hex(content))
     except Py4JJavaError as error:
-        is_broken = codec is not None and _has_all_bytes(spark, file_system, file)
+        is_broken = codec_of(spark, hadoop_configuration(spark), file) is not None and _has_all_bytes(spark, file)
         return Unreadable(f"the file could not be read: {error.java_exception.getMessage()}", not is_broken)
 
 
-def _has_all_bytes(spark: SparkSession, file_system: Any, file: Any) -> bool:
+@contextmanager
+def _opened_hadoop(spark: SparkSession, file: Any, *, as_it_is: bool = False) -> Iterator[Any]:
+    """What a file holds, decompressed unless it is to be read `as_it_is`, as a stream of Java's."""
+    configuration = hadoop_configuration(spark)
+    with closing(file.getFileSystem(configuration).open(file)) as stream:
+        codec = None if as_it_is else codec_of(spark, configuration, file)
+        yield stream if codec is None else codec.createInputStream(stream)
+
+
+def _has_all_bytes(spark: SparkSession, file: Any) -> bool:
     """Whether a file can be read to its end, as it is."""
     try:
-        with closing(file_system.open(file)) as stream:
+        with _opened_hadoop(spark, file, as_it_is=True) as stream:
             java_class(spark, "org.apache.commons.io.IOUtils").consume(stream)
     except Py4JJavaError:
         return False
@@ -307,22 +317,14 @@ def head_of(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
 
 
 def _head_local(file: Path) -> bytes:
-    if file.suffix == ".gz":
-        with gzip.open(file) as stream:
-            return stream.read(HEAD_BYTES)
-    if file.suffix == ".bz2":
-        with bz2.open(file) as stream:
-            return stream.read(HEAD_BYTES)
-    with file.open("rb") as plain:
-        return plain.read(HEAD_BYTES)
+    with _opened_local(file) as stream:
+        return bytes(stream.read(HEAD_BYTES))
 
 
 def _head_hadoop(spark: SparkSession, file: str) -> bytes:
-    configuration, location = hadoop_configuration(spark), hadoop_path(spark, file)
     try:
-        with closing(location.getFileSystem(configuration).open(location)) as stream:
-            codec = codec_of(spark, configuration, location)
-            return bytes((codec.createInputStream(stream) if codec else stream).readNBytes(HEAD_BYTES))
+        with _opened_hadoop(spark, hadoop_path(spark, file)) as content:
+            return bytes(content.readNBytes(HEAD_BYTES))
     except Py4JJavaError as error:
         raise OSError(error.java_exception.getMessage()) from error
 
