@@ -3,15 +3,16 @@
 The silver tables that are derived from others (counselors, transfers, ...) are kept up to date the same way.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import groupby
 from operator import or_
 
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
-from pyspark.sql.types import DecimalType, IntegralType
+from pyspark.sql.types import DateType, DecimalType, IntegralType
 
 from jobs.engine import rules as gate
 from jobs.engine.context import Run
@@ -378,17 +379,34 @@ def _with_parts_anew(before: DataFrame, rows: DataFrame, touched: DataFrame) -> 
 
     Spark computes of `rows` what is asked for: a filter on slices, or a join by groups, goes before what makes them.
     """
-    by = touched.columns[0]
-    # As text, for Python knows no date after the year 9999.
-    few = [row[0] for row in touched.select(F.col(by).cast("string")).limit(_FEW_PARTS + 1).collect()]
+    by, kind = touched.columns[0], rows.schema[touched.columns[0]].dataType
+    # Days as numbers, and others as text, for Python knows no date after the year 9999.
+    value = F.unix_date(by) if isinstance(kind, DateType) else F.col(by).cast("string")
+    few = [row[0] for row in touched.select(value).limit(_FEW_PARTS + 1).collect()]
     if len(few) <= _FEW_PARTS:
-        values = [F.lit(value).cast(rows.schema[by].dataType) for value in few if value is not None]
-        is_null = F.col(by).isNull() & F.lit(None in few)
-        is_touched = is_null | F.coalesce(F.col(by).isin(*values), F.lit(False))
-        return before.where(~is_touched).unionByName(rows.where(is_touched))
+        known = sorted(value for value in few if value is not None)
+        if isinstance(kind, DateType):
+            is_touched = reduce(or_, [F.col(by).between(*span) for span in _spans(known)], F.lit(False))
+        else:
+            is_touched = F.col(by).isin(*[F.lit(value).cast(kind) for value in known])
+        if None in few:
+            is_touched |= F.col(by).isNull()
+        # Where it is NULL, it is not touched; said of `rows`, that would keep Spark from skipping files' parts by it.
+        return before.where(~F.coalesce(is_touched, F.lit(False))).unionByName(rows.where(is_touched))
     touched = touched.withColumnRenamed(by, _TOUCHED)
     is_same = F.col(by).eqNullSafe(F.col(_TOUCHED))
     return before.join(touched, is_same, "left_anti").unionByName(rows.join(touched, is_same, "left_semi"))
+
+
+def _spans(days: Iterable[int]) -> Iterator[tuple[Column, Column]]:
+    """The first and the last of each run of days, which are numbered and ascending.
+
+    Of spans, unlike of a list, Spark makes bounds of the times that the days are of: it passes over parts of files that
+    have other times only.
+    """
+    for _, run in groupby(enumerate(days), key=lambda numbered: numbered[1] - numbered[0]):
+        found = [day for _, day in run]
+        yield F.date_from_unix_date(F.lit(found[0])), F.date_from_unix_date(F.lit(found[-1]))
 
 
 def _check_groups(recipe: Recipe, tables: Mapping[str, DataFrame]) -> None:

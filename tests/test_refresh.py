@@ -1,6 +1,7 @@
 """Tables that are brought up to date by what has changed: always as if they were computed as a whole."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -305,6 +306,20 @@ def test_members_are_computed_anew_who_have_other_entries_also_late_ones_and_one
     assert touched == {table: {ANN, BOB, CYD, DEE} for table in grouped}
     assert_as_a_whole(lab, members, tables)
     assert lab.query("SELECT id, age FROM gold.member ORDER BY id") == [(ANN, 48), (BOB, 31)]
+
+
+def test_of_files_only_those_parts_are_read_that_can_have_the_days(lab: Lab) -> None:
+    """A filter on days that no bound of times is made of reads all."""
+    contacts = load_sources(["contacts"])[0]
+    lab.land("contacts/year.jsonl", "".join(transferred(day, to="Bo") for day in DAYS))
+    lab.run(with_gold("contacts"), until="silver")
+    inputs = {name: lab.table(f"silver/contacts/{name}") for name in ("contacts", "assignments")}
+    rows = call(contacts.silver_transform("open_case_days"), inputs, contacts)
+    days = lab.lake.spark.sql("SELECT explode(array(DATE'2023-02-01', DATE'2023-02-03', DATE'2023-02-02')) AS day")
+    plan = gold._with_parts_anew(rows.where("false"), rows, days)._jdf.queryExecution().optimizedPlan().toString()
+    for name in ("started_at", "ended_at"):
+        bounds = rf"\({name}#\d+ >= 2023-02-01 00:00:00\) AND \({name}#\d+ < 2023-02-04 00:00:00\)"
+        assert len(re.findall(bounds, plan)) == 2, "of contacts and of assignments"
 
 
 def test_a_group_that_an_input_does_not_have_is_named(lab: Lab) -> None:
