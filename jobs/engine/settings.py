@@ -63,6 +63,16 @@ class Settings(BaseSettings):
             raise ValueError("expected a path or URI, written out")
         return value
 
+    @field_validator("spark", mode="before")
+    @classmethod
+    def _as_spark_writes_them(cls, value: object) -> object:
+        """Numbers and truth values as text. Messages name the setting, not its value, which may be a secret."""
+        if not isinstance(value, dict):
+            raise ValueError("expected settings of Spark, each with its value")
+        if wrong := [key for key, one in value.items() if not isinstance(one, str | int | float)]:
+            raise ValueError(f"{wrong[0]}: expected one value, as text or a number")
+        return {key: str(one).lower() if isinstance(one, bool) else str(one) for key, one in value.items()}
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -127,5 +137,7 @@ def _finding(item: Any, title: str) -> str:
     key = ".".join(str(part) for part in item["loc"])
     variable = f"{'POSTGRES' if title == 'PostgresSettings' else 'ASSAY'}_{key.split('.')[0].upper()}"
     place = f"environment variable {variable}" if variable in os.environ else f"{SETTINGS_FILE}, {key}"
-    expected = "no such setting" if item["type"] == "extra_forbidden" else item["msg"]
-    return f"{place}: {expected}" + ("" if item["type"] == "extra_forbidden" else f" (found: {item['input']!r})")
+    if item["type"] == "extra_forbidden":
+        return f"{place}: no such setting"
+    is_own = item["type"] == "value_error"  # it says what is wrong itself, and so as not to show a secret
+    return f"{place}: {item['msg'].removeprefix('Value error, ')}" + ("" if is_own else f" (found: {item['input']!r})")

@@ -17,6 +17,9 @@ from jobs.engine.errors import ConfigurationError
         (b"landing: caf\xe9", "expected text in UTF-8"),
         (b"landing: [", "not valid YAML"),
         (b"landign: raw", ", landign: no such setting"),
+        (b"landing: a\nlogs: b\nlanding: c\n", "found the key 'landing' twice"),
+        (b"spark: [1]", ", spark: expected settings of Spark, each with its value"),
+        (b"landing: ~/raw", ", landing: expected a path or URI, written out"),
         (b"keep_ops_days: 999999", ", keep_ops_days: Input should be less than or equal to 36500"),
         (b"keep_days: 1.0e+9", ", keep_days: Input should be less than or equal to 36500"),
     ],
@@ -30,6 +33,17 @@ def test_a_file_that_cannot_be_right_is_named(
     with pytest.raises(ConfigurationError, match=r"^conf/assay\.yaml") as refused:
         settings.load_settings()
     assert says in str(refused.value)
+
+
+def test_settings_of_spark_may_be_numbers_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_SPARK", '{"spark.a": 16, "spark.b": true, "spark.c": 0.5, "spark.d": "x"}')
+    assert settings.load_settings().spark == {"spark.a": "16", "spark.b": "true", "spark.c": "0.5", "spark.d": "x"}
+    monkeypatch.setenv("ASSAY_SPARK", '{"spark.hadoop": {"fs.s3a.secret.key": "hidden"}}')
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load_settings()
+    assert (
+        str(refused.value) == "environment variable ASSAY_SPARK: spark.hadoop: expected one value, as text or a number"
+    )
 
 
 def test_relative_paths_begin_at_the_project_and_places_elsewhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
