@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyspark
 from py4j.java_gateway import JavaMember
 from pyspark import SparkContext
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import ConfigurationError
@@ -66,7 +67,8 @@ def start_session(
 
     What the JVM prints goes to the file `log`; without one it goes to this process's standard error.
     Under spark-submit the JVM runs already: it has read the properties file, and master and log are the submitter's.
-    Raises ConfigurationError if a setting that results depend on is not as it should be, or comes too late.
+    Raises ConfigurationError if a setting that results depend on is not as it should be, or comes too late, if it is
+    another Spark than the one that Assay is made for, or if Java does not start.
     """
     joins = _jvm_is_running()
     with ExitStack() as meanwhile:
@@ -74,13 +76,14 @@ def start_session(
             settings = meanwhile.enter_context(_settings_file(spark_settings or {}))
             os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, settings))
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+            os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)  # never another one that is on this machine
             # Driver and executors share this machine then; a host name that resolves oddly must not matter.
             if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
                 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             if master.startswith("local") and not _sets("spark.local.dir", spark_settings or {}):
                 meanwhile.enter_context(_own_work_folder())
-        meanwhile.enter_context(_standard_error_to(log))
-        spark = SparkSession.builder.appName("assay").getOrCreate()
+            meanwhile.enter_context(_standard_error_to(log))
+        spark = _session(log)
     if joins:
         _adopt(spark, {key: value for key, value in (spark_settings or {}).items() if key != JAVA_OPTIONS})
     for name in _ASKED_FOR_BY_PYSPARK:
@@ -88,6 +91,24 @@ def start_session(
     if not str(spark.sparkContext.master).startswith("yarn"):
         _forget_services(spark.sparkContext)
     _verify_settings(spark)
+    return spark
+
+
+def _session(log: Path | None) -> SparkSession:
+    try:
+        spark = SparkSession.builder.appName("assay").getOrCreate()
+    except PySparkRuntimeError as error:
+        if error.getCondition() != "JAVA_GATEWAY_EXITED":
+            raise
+        raise ConfigurationError(
+            f"Java did not start{'' if log is None else f'; what it said is in {log}'}",
+            "Assay needs Java 17 or newer, on the PATH or in JAVA_HOME, and memory as spark.driver.memory says",
+        ) from None
+    if spark.version != pyspark.__version__:
+        raise ConfigurationError(
+            f"this is Spark {spark.version}, and Assay is made for {pyspark.__version__}",
+            "call the spark-submit of this project's .venv, without SPARK_HOME: unset SPARK_HOME",
+        )
     return spark
 
 
@@ -257,9 +278,16 @@ def _standard_error_to(log: Path | None) -> Iterator[None]:
     if log is None:
         yield
         return
+    try:
+        opened = _opened(log)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the log of this run cannot be written: {error.strerror} ({error.filename})",
+            "mend that folder, or name another one: ASSAY_LOGS, or logs in conf/assay.yaml",
+        ) from None
     sys.stderr.flush()
     kept = os.dup(2)
-    with _opened(log) as file:
+    with opened as file:
         os.dup2(file.fileno(), 2)
     try:
         yield

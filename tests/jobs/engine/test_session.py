@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,28 @@ def test_a_session_in_which_rows_would_be_read_otherwise_is_refused(spark: Spark
     assert start_session() == spark
 
 
+def test_another_spark_is_refused_and_java_that_does_not_start_is_named(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(session.pyspark, "__version__", "9.9.9")
+        with pytest.raises(ConfigurationError, match=rf"this is Spark {spark.version}, and Assay is made for 9\.9\.9"):
+            start_session()
+    place = {
+        "JAVA_HOME": str(tmp_path),
+        "ASSAY_LOGS": str(tmp_path / "logs"),
+        "ASSAY_LAKEHOUSE": str(tmp_path / "lake"),
+    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_GATEWAY")} | place
+    command = [sys.executable, "-m", "jobs.cli", "plan"]
+    ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    (log,) = (tmp_path / "logs").iterdir()
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        f"error: Java did not start; what it said is in {log}\n       Assay needs Java 17 or"
+    )
+
+
 def test_hadoop_has_the_defaults_of_yarn_only_where_spark_runs_on_it(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,11 +149,13 @@ def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monk
 
     for name in ("SPARK_LOCAL_DIRS", "PYSPARK_GATEWAY_PORT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARK_HOME", "/opt/spark-3.5")
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "")
     monkeypatch.setattr(session, "_jvm_is_running", lambda: False)
     monkeypatch.setattr(session.SparkSession, "builder", Builder())
     with pytest.raises(RuntimeError, match="Java starts"):
         start_session(spark_settings=own)
+    assert Path(os.environ["SPARK_HOME"], "bin/spark-submit").exists(), "not another Spark that is on this machine"
     assert not any("a=b" in word for word in seen["words"])
     assert seen["mode"] == [0o600]
     assert not seen["file"].exists()
