@@ -186,6 +186,7 @@ def _read(raw: DataFrame, timezone: str) -> DataFrame:
         "event_id",
         F.col("event_id").alias("_raw_event_id"),
         org_id.alias("org_id"),
+        (~_is_missing(F.col("org_id")) & org_id.isNull()).alias("_is_org_unreadable"),
         # Which field of a malformed row is which is anybody's guess, and a header within a file names no organisation.
         F.when(~F.col("_is_malformed") & ~org_id.rlike(r"\A\x{feff}?org_id\z"), org_id).alias("_raw_org_id"),
         F.coalesce(_identifier(F.col("user_id")), F.lit(UNKNOWN)).alias("user_id"),
@@ -232,18 +233,27 @@ def _with_org_of_user(events: DataFrame) -> DataFrame:
     """`events`, with a missing `org_id` filled where the user has exactly one organisation in all other rows.
 
     Rows that are quarantined for another reason count as well: an invoice must not rest on a doubtful organisation.
+    Nor is one that is named and cannot be read missing: it is perhaps another one.
     """
-    is_named = ~F.col("_is_malformed") & F.col("org_id").isNotNull() & (F.col("user_id") != UNKNOWN)
+    is_named = F.col("org_id").isNotNull() | F.col("_is_org_unreadable")
     only_orgs = (
-        events.where(is_named)
+        events.where(~F.col("_is_malformed") & is_named & (F.col("user_id") != UNKNOWN))
         .groupBy("user_id")
-        .agg(F.min("org_id").alias("_only_org_id"), F.max("org_id").alias("_last_org_id"))
-        .where(F.col("_only_org_id") == F.col("_last_org_id"))
-        .drop("_last_org_id")
+        .agg(
+            F.min("org_id").alias("_only_org_id"),
+            F.max("org_id").alias("_last_org_id"),
+            F.max("_is_org_unreadable").alias("_has_unreadable_org"),
+        )
+        .where((F.col("_only_org_id") == F.col("_last_org_id")) & ~F.col("_has_unreadable_org"))
+        .select("user_id", "_only_org_id")
     )
-    is_inferred = F.col("org_id").isNull() & F.col("_only_org_id").isNotNull()
+    is_missing = F.col("org_id").isNull() & ~F.col("_is_org_unreadable")
+    is_inferred = is_missing & F.col("_only_org_id").isNotNull()
     return events.join(only_orgs, "user_id", "left").withColumns(
-        {"org_id": F.coalesce("org_id", "_only_org_id"), "_is_org_inferred": is_inferred}
+        {
+            "org_id": F.when(is_missing, F.col("_only_org_id")).otherwise(F.col("org_id")),
+            "_is_org_inferred": is_inferred,
+        }
     )
 
 
@@ -287,9 +297,12 @@ def _is_kept() -> Column:
 def _identifier(text: Column) -> Column:
     """A trimmed text in lower case; NULL if it says that there is no value, in any case, or cannot be an id."""
     bare = F.lower(text)
-    is_missing = bare.isin(*[value.lower() for value in MISSING])
     is_possible = (F.length(bare) <= LONGEST_ID) & ~bare.rlike("[\\x00\ufffd]")
-    return F.when(~is_missing & is_possible, bare)
+    return F.when(~_is_missing(text) & is_possible, bare)
+
+
+def _is_missing(text: Column) -> Column:
+    return F.coalesce(F.lower(text).isin(*[value.lower() for value in MISSING]), F.lit(True))
 
 
 def _occurred_at(text: Column, timezone: str) -> Column:

@@ -27,7 +27,8 @@ UNKNOWN = "Unknown"
 LONGEST_LABEL = 100
 # NUL, which Postgres cannot hold, what a reader puts in place of bytes that are no character, and the errors of
 # spreadsheets.
-_UNREADABLE = r"[\x00\ufffd]|\A#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|GETTING_DATA)\z"
+_ERRORS = r"N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|GETTING_DATA|SPILL!|CALC!|FIELD!|BLOCKED!|CONNECT!|BUSY!|UNKNOWN!"
+_UNREADABLE = rf"[\x00\ufffd]|\A#(?:{_ERRORS})\z|\AErr:\d{{3}}\z"
 _CUSTOMER_ID = r"\A(\d++)(?:\.0*+)?\z"
 
 # Decision: with slashes the day comes first, always; seconds may be left out, and zeros in front. A date alone is the

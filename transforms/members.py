@@ -202,7 +202,8 @@ def _texts(raw: DataFrame) -> DataFrame:
     split = marked.select(
         *ENGINE_COLUMNS,
         "arrival",
-        F.left(F.sha2("line", 256), F.lit(32)).alias("entry_id"),
+        # As it came: of two lines with other damage, what was read is perhaps the same.
+        F.left(F.sha2(F.concat_ws("\n", "line", "_rescued"), 256), F.lit(32)).alias("entry_id"),
         F.when(F.col("is_plain"), _plain_parts(F.col("line"))).alias("plain"),
         F.when(is_other, _names_and_values(F.col("line"))).alias("other"),
     )

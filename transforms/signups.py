@@ -27,8 +27,8 @@ _ID = r"\A(\d+) (\d{4})\z"
 _TIME_OF_DAY = r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?)?"
 _YEAR_FIRST = rf"\A([1-9]\d{{3}})([-/])(\d{{2}})\2(\d{{2}}){_TIME_OF_DAY}\z"
 _MONTH_FIRST = rf"\A(\d{{1,2}})/(\d{{1,2}})/([1-9]\d{{3}}){_TIME_OF_DAY}\z"
-# What a reader puts in place of bytes that are no character.
-_REPLACEMENT = "\ufffd"
+# NUL, which Postgres cannot hold, and what a reader puts in place of bytes that are no character.
+_UNREADABLE = "[\\x00\ufffd]"
 
 DAILY_COUNT = "decimal(14,2)"
 _MOST_HUNDREDTHS = 10**14 - 1  # what it can hold
@@ -53,19 +53,19 @@ def signups(raw: DataFrame) -> DataFrame:
         *ENGINE_COLUMNS,
         F.regexp_extract("id", _ID, 1).try_cast("bigint").alias("user_id"),
         F.nullif(F.regexp_extract("id", _ID, 2), F.lit("")).alias("last_four"),
-        _storable("first_name"),
-        _storable("last_name"),
+        _if_readable("first_name"),
+        _if_readable("last_name"),
         whole_number(F.col("age")).alias("age"),
-        _storable("gender"),
+        _if_readable("gender"),
         _date(F.col("visit_date")).alias("visit_date"),
         F.col("age").isNotNull().alias("_has_age"),
+        (~F.concat_ws("", "first_name", "last_name", "gender").rlike(_UNREADABLE)).alias("_has_readable_text"),
     )
-    names_and_gender = F.concat_ws("", "first_name", "last_name", "gender")
     return read.select(
         *ENGINE_COLUMNS,
         *USER,
         (F.col("age").isNotNull() | ~F.col("_has_age")).alias("_has_readable_age"),
-        (~F.contains(names_and_gender, F.lit(_REPLACEMENT))).alias("_has_readable_text"),
+        "_has_readable_text",
     )
 
 
@@ -197,9 +197,8 @@ def forecaster_named(name: str) -> Forecaster:
 # -- steps --
 
 
-def _storable(column: str) -> Column:
-    """The text with NUL, which Postgres cannot hold, shown as a character that could not be read."""
-    return F.replace(F.col(column), F.lit("\x00"), F.lit(_REPLACEMENT)).alias(column)
+def _if_readable(column: str) -> Column:
+    return F.when(~F.col(column).rlike(_UNREADABLE), F.col(column)).alias(column)
 
 
 def _date(text: Column) -> Column:

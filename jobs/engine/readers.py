@@ -110,7 +110,7 @@ def read_lines(
     content, path, text = F.col("value").cast("binary"), source_file(spark, root), F.make_valid_utf8(value)
     is_damaged = ~F.is_valid_utf8("value")
     if in_windows_1252:
-        decoded = windows_1252(content)
+        decoded = F.regexp_replace(windows_1252(content), f"^{BOM_UTF8.decode('cp1252')}", "")
         named = local_rows(spark, [{"_windows": name} for name in in_windows_1252], "_windows STRING")
         found = found.join(F.broadcast(named), path == F.col("_windows"), "left")
         is_windows = is_damaged & F.col("_windows").isNotNull()

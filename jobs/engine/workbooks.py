@@ -26,6 +26,7 @@ _WORKBOOK = "xl/workbook.xml"
 _STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml/main"
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # how a file begins that is no .xlsx inside: encrypted, or an .xls
 _MOST_ROWS = 1_048_576
+_DATES_OF_EAST_ASIA = (*range(27, 37), *range(50, 59))  # formats that Excel has by number, and openpyxl does not know
 _WAY_OUT = "open and save it in a spreadsheet program"
 
 
@@ -153,7 +154,9 @@ def _opened(content: bytes | bytearray) -> Iterator[Any]:
     """A workbook to read from."""
     from openpyxl import load_workbook
 
-    workbook = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
+    workbook: Any = load_workbook(io.BytesIO(content), read_only=True, data_only=True, keep_links=False)
+    styles = enumerate(workbook._cell_styles)
+    workbook._date_formats.update(number for number, style in styles if style.numFmtId in _DATES_OF_EAST_ASIA)
     try:
         yield workbook
     finally:

@@ -397,6 +397,15 @@ class TestRules:
         cases = [({}, []), ({"org_id": "org_001", "action": ""}, ["action_known", "org_conflict"])]
         assert_violations(spark, [*cases, ({"org_id": None}, ["org_known"])])
 
+    def test_an_organisation_that_cannot_be_read_is_not_missing(self, spark: SparkSession) -> None:
+        for text in ("org_0\ufffd1", "org\x00", "o" * (source.LONGEST_ID + 1)):
+            assert_violations(spark, [({}, []), ({"org_id": text}, ["org_known"]), ({"org_id": None}, ["org_known"])])
+        # Of whom, nobody knows: no user is doubtful.
+        unknown = {"org_id": "org_0\ufffd1", "user_id": None}
+        assert_violations(
+            spark, [({}, []), ({"org_id": None}, ["org_inferred"]), (unknown, ["org_known", "user_missing"])]
+        )
+
     def test_a_malformed_row_says_nothing_about_a_users_organisation(self, spark: SparkSession) -> None:
         malformed = {"_is_malformed": True, "org_id": "org_001"}
         rows = with_violations(parsed(spark, {}, malformed, {"org_id": None}), "credits", "credit_events")

@@ -35,7 +35,7 @@ INTERACTIONS = (
     "customer_ids ARRAY<BIGINT>"
 )
 MISSING = [None, "", "  ", "NULL", "null", "N/A", "NaN"]
-ERRORS = ["#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#GETTING_DATA"]
+ERRORS = ["#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#GETTING_DATA", "#SPILL!", "Err:502"]
 LONGEST = "x" * source.LONGEST_LABEL
 UNREADABLE = [LONGEST + "x", "a\0b", "a\ufffd", *ERRORS]
 FILE = "interactions/interactions.csv"

@@ -340,6 +340,12 @@ class TestRules:
         checked = with_violations(frame, "members", "member_entries")
         assert_rows(checked.select("member_id", "violations"), [(ADA, ["is_utf8"])])
 
+    def test_two_lines_with_other_damage_are_two_entries(self, spark: SparkSession) -> None:
+        damaged = line(clinic='"M\ufffdnster"')
+        frames = [source.member_entries(raw(spark, [damaged], rescued=bytes_)) for bytes_ in ("/A==", "/A==", "5A==")]
+        first, again, other = [frame.collect()[0]["entry_id"] for frame in frames]
+        assert first == again != other
+
     def test_a_value_that_cannot_be_read_is_null_and_named(self, spark: SparkSession) -> None:
         junk = {**dict.fromkeys(BOOLEANS, "maybe"), **dict.fromkeys(WHOLE, "1.5"), **dict.fromkeys(NUMBERS, "Infinity")}
         cases = [(line(**{name: text}), [f"{name}_readable"]) for name, text in junk.items()]

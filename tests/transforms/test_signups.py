@@ -111,8 +111,9 @@ class TestReading:
         for field in ("first_name", "last_name", "gender"):
             assert_read(spark, field, [field], [*cases, *[(text, None) for text in MISSING]])
 
-    def test_a_character_that_postgres_cannot_hold_is_shown_as_unreadable(self, spark: SparkSession) -> None:
-        assert_read(spark, "last_name", ["last_name"], [("Fi\x00lds", "Fi\ufffdlds")])
+    def test_with_a_character_that_postgres_cannot_hold_it_is_not_readable(self, spark: SparkSession) -> None:
+        assert_read(spark, "last_name", ["last_name"], [("Fi\x00lds", None)])
+        assert_violations(spark, [({"last_name": "Fi\x00lds"}, ["text_readable"])])
 
 
 class TestId:
@@ -212,10 +213,11 @@ class TestRules:
             ],
         )
 
-    def test_a_name_or_gender_that_could_not_be_read_is_kept_and_warned_about(self, spark: SparkSession) -> None:
+    def test_a_name_or_gender_that_could_not_be_read_is_null_and_warned_about(self, spark: SparkSession) -> None:
         fields = ("first_name", "last_name", "gender")
         assert_violations(spark, [({field: "M\ufffdller"}, ["text_readable"]) for field in fields])
-        assert_read(spark, "last_name", ["last_name"], [("M\ufffdller", "M\ufffdller")])
+        for field in fields:
+            assert_read(spark, field, [field], [("M\ufffdller", None)])
 
     def test_a_row_has_all_its_reasons(self, spark: SparkSession) -> None:
         everything = {"id": "x", "visit_date": "soon", "age": "old", "last_name": "\ufffd"}

@@ -107,6 +107,21 @@ def test_cells_become_the_text_that_a_csv_would_hold(landing: Landing) -> None:
     assert [row[2] for row in found] == [text for _, text in cells]
 
 
+@pytest.mark.parametrize("number", [14, 27, 31, 36, 50, 58])
+def test_a_date_is_one_also_in_a_format_that_excel_gives_no_name(landing: Landing, number: int) -> None:
+    """Those of East Asia, which a workbook has by number alone."""
+    book = Workbook()
+    book.active.title = "Interactions"
+    for row in (HEADER, [43742.375, "Email", 5]):
+        book.active.append(row)
+    book.active["A2"].number_format = "mm-dd-yy"  # 14
+    stream = io.BytesIO()
+    book.save(stream)
+    paths = landing.write({"book.xlsx": changed(stream.getvalue(), 'numFmtId="14"', f'numFmtId="{number}"')})
+    (read,) = read_workbooks(landing.spark, str(landing.root), paths, EVENTS).collect()
+    assert (read["date_start"], read["customers"]) == ("2019-10-04T09:00:00", "5")
+
+
 def test_columns_are_matched_by_name_and_others_are_rescued(landing: Landing) -> None:
     sheet = [
         [],
