@@ -31,7 +31,7 @@ from jobs.engine.ledger import ACCOUNTS, RULES, TableState
 from jobs.engine.listing import line, size, some, table
 from jobs.engine.session import session_settings
 from jobs.engine.sources import Source
-from jobs.engine.versions import any_version, data_files, is_gone, modified_at
+from jobs.engine.versions import any_version, data_files, is_forgotten, modified_at
 
 MB = 1 << 20
 # Decision: compacting pays from so many small files on; a table's larger files are left as they are.
@@ -322,8 +322,12 @@ def _needed(run: Run, path: str, kept: Kept, report: Maintenance) -> timedelta:
         try:
             needed |= set(run.lake.read_log(path, version).inputFiles())
         except (PySparkException, Py4JJavaError) as error:
-            if not is_gone(error):
-                raise
+            if not is_forgotten(error):
+                raise AssayError(
+                    f"{path.replace('/', '.')}: which files version {version} of a release needs could not be read; no "
+                    "file of it was removed",
+                    "run again; --verbose shows what the system says",
+                ) from error
             report.notes.append(f"{path.replace('/', '.')}: version {version} of a release is no longer there")
     written = [at for at in modified_at(run.spark, needed - current) if at is not None]
     return timedelta(seconds=max(0.0, time.time() - min(written))) + _CLOCKS if written else timedelta()
@@ -348,7 +352,10 @@ def _trim(run: Run, target: Database | None, report: Maintenance) -> None:
     if counts[1]:
         DeltaTable.forPath(run.spark, run.lake.path(RULES)).delete(F.col("recorded_at") < F.lit(before))
     if target:
-        _trim_postgres(target, before)
+        try:
+            _trim_postgres(target, before)
+        except AssayError as error:  # files can be removed all the same
+            report.notes.append(f"{error.message}; nothing that is old was removed from Postgres")
 
 
 def _replaced_accounts(accounts: DataFrame, before: datetime) -> DataFrame:
@@ -359,6 +366,7 @@ def _replaced_accounts(accounts: DataFrame, before: datetime) -> DataFrame:
 
 def _trim_postgres(target: Database, before: datetime) -> None:
     with postgres.connect(target) as connection, connection.transaction():
+        postgres.set_limits(connection)
         row = connection.execute("SELECT to_regclass('ops.row_accounts'), to_regclass('ops.rule_results')").fetchone()
         if row and row[0]:
             same = " AND ".join(f"b.{name} = a.{name}" for name in _ACCOUNT)
@@ -397,6 +405,7 @@ def _clean(run: Run, sources: Sequence[Source], report: Maintenance) -> None:
 def _clean_staging(target: Database, report: Maintenance) -> None:
     """Drops staging tables of runs that were cut short, unless somebody else may be filling them now."""
     with postgres.connect(target) as connection:
+        postgres.set_limits(connection)
         tables = postgres.staging_tables(connection)
         if tables and postgres.other_publishers(connection):
             report.notes.append(f"{len(tables)} staging tables stay: another Assay is connected to this database")

@@ -34,7 +34,7 @@ from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
-from jobs.engine.versions import any_version, is_gone, together
+from jobs.engine.versions import any_version, is_forgotten, is_gone, measured, together
 from jobs.gold import gold_table
 from jobs.silver import quarantine_table, silver_table, silver_writer
 
@@ -403,19 +403,23 @@ def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) 
     """
     try:
         with any_version(run.spark):
-            _export(run, source, shown)
-            return _write_documents(run, source, shown)
+            return [*_export(run, source, shown), *_write_documents(run, source, shown)]
     except (AssayError, OSError, PySparkException, Py4JJavaError) as error:
         done = f"release {release_id} is published" if release_id else "what is published stays as it was"
         known = error if isinstance(error, AssayError) else explained(error)
         why, way_out = (known.message, known.hint) if known else (_why_unwritten(error), None)
-        if isinstance(error, (PySparkException, Py4JJavaError)) and is_gone(error):
-            # Only of what a rollback has left to be shown: the newest version is always there.
+        if isinstance(error, (PySparkException, Py4JJavaError)) and _is_version_gone(run, source, shown, error):
             why, way_out = f"the version of gold that {source.name} shows is gone", _ROLL_BACK
         raise AssayError(
             f"{done}; files below {run.settings.output} could not be written: {why}",
             way_out or "mend the folder (ASSAY_OUTPUT), then run again: the next run writes them",
         ) from error
+
+
+def _is_version_gone(run: Run, source: Source, shown: Shown, error: PySparkException | Py4JJavaError) -> bool:
+    """Whether an error is about a version that a rollback has left to be shown, and not about the output folder."""
+    is_of_gold = is_forgotten(error) or (is_gone(error) and f"/{gold_table(source, '')}" in str(error))
+    return is_of_gold and shown != newest(run, source)
 
 
 def _why_unwritten(error: Exception) -> str:
@@ -508,11 +512,19 @@ def _exports_folder(run: Run) -> str:
     return f"{run.settings.output.rstrip('/')}/exports"
 
 
-def _export(run: Run, source: Source, shown: Shown) -> None:
+def _export(run: Run, source: Source, shown: Shown) -> list[str]:
+    """Writes the exports that are behind; says which cannot be, as their table was made anew since the release."""
+    said, present = [], newest(run, source).tables
     for name in _exports_behind(run, source, shown):
         version, checksum = shown.tables[name]
         frame = run.lake.read(gold_table(source, name), version)
-        exports.write(frame, _exports_folder(run), source.exports[name], checksum)
+        if shown.tables[name] != present.get(name) and measured(frame)[1] != checksum:
+            said.append(
+                f"exports/{source.exports[name].file}: stays as it is, for the rows that are published are gone"
+            )
+        else:
+            exports.write(frame, _exports_folder(run), source.exports[name], checksum)
+    return said
 
 
 def _checksum(shown: Shown, document: str) -> str | None:

@@ -274,7 +274,7 @@ def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
         raise AssayError(
             f"{path.replace('/', '.')}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
             f"assay maintain keeps the newest {run.settings.keep_releases} releases (keep_releases in "
-            "conf/assay.yaml); assay releases lists them",
+            "conf/assay.yaml; assay releases lists them), but for those before a table's folder was removed",
         )
     return frame
 

@@ -8,6 +8,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
+from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
 from jobs.engine.session import java_class
 from jobs.engine.sources import Export
@@ -40,7 +41,12 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     file_system = target.getFileSystem(hadoop_configuration(spark))
     # Listed, not looked for by a pattern: the folder's own name may have [ or * in it.
     written = [status.getPath() for status in file_system.listStatus(hadoop_path(spark, hidden))]
-    part = next(path for path in written if path.getName().startswith("part-"))
+    part = next((path for path in written if path.getName().startswith("part-")), None)
+    if part is None:
+        raise AssayError(
+            f"{export.file} was written where only a worker sees it",
+            "ASSAY_OUTPUT is to be a folder that all workers share",
+        )
     gateway: Any = spark.sparkContext._gateway
     rename = java_class(spark, "org.apache.hadoop.fs.Options$Rename")
     options = gateway.new_array(rename, 1)

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from jobs.engine.errors import AssayError
 from jobs.engine.publication import STAGING, Publication
-from jobs.engine.sources import PublishedTable
+from jobs.engine.sources import PublishedTable, index_name
 
 READERS = {"gold": "analyst", "restricted": "restricted_reader"}  # the role that may read a schema's tables
 
@@ -18,6 +18,7 @@ def bring(connection: psycopg.Connection[Any], item: Publication) -> None:
     Raises AssayError if that cannot be done, or if one of the two has not as many rows as gold then.
     """
     _check_staging(connection, item)
+    _check_name(connection, item)
     if column_types(connection, item.full_name):
         _match_columns(connection, item)
         _drop_other_key(connection, item)
@@ -41,6 +42,19 @@ def column_types(connection: psycopg.Connection[Any], table: str) -> dict[str, s
         [table],
     )
     return dict(rows.fetchall())
+
+
+def _check_name(connection: psycopg.Connection[Any], item: Publication) -> None:
+    """Raises AssayError if something else than a table has the name of the live table."""
+    kinds = connection.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", [item.full_name]).fetchone()
+    if kinds and kinds[0] not in ("r", "p"):
+        kind = {"i": "an index", "I": "an index", "v": "a view", "m": "a materialized view"}.get(
+            kinds[0], "something else"
+        )
+        raise AssayError(
+            f"{item.full_name} is {kind} in Postgres, and a table in this release; nothing was published",
+            "rename or drop it, then run again",
+        )
 
 
 def _create(connection: psycopg.Connection[Any], item: Publication) -> None:
@@ -187,7 +201,7 @@ def _complete(connection: psycopg.Connection[Any], item: Publication) -> None:
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         connection.execute(sql.SQL("ALTER TABLE {} ADD {} ({})").format(item.live, kind, columns))
     for index in item.table.indexes:
-        name = f"{item.name}_by_{'_'.join(index)}"[:63]
+        name = index_name(item.name, index)
         connection.execute(
             sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} ({})").format(
                 sql.Identifier(name), item.live, sql.SQL(", ").join(map(sql.Identifier, index))

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, Observation, Row
 
 from jobs.engine import live_tables
 from jobs.engine.database import Database
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.publication import STAGING, Publication
 from jobs.engine.session import PROJECT
 from jobs.engine.versions import fingerprint, metrics
@@ -36,6 +36,7 @@ class DocumentVersion(NamedTuple):
 # Any number will do, so long as every publisher takes the same one.
 _PUBLISH_LOCK, _STAGING_LOCK = 0x61737361, 0x61737362
 _SECONDS_TO_WAIT = 60
+_MOST_CONNECTIONS = 8  # over which a table is loaded: a server has a hundred for everybody, and a cluster many cores
 _OLDEST_SERVER = 15  # that has UNIQUE NULLS NOT DISTINCT
 _WHO_HOLDS = (
     "who: SELECT pid, usename, state, state_change FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE "
@@ -48,6 +49,7 @@ _LONG_SESSION = f"""SELECT set_config(name, '0', false) FROM pg_settings WHERE n
 SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"""
 # How the JDBC driver says that the server is gone, and that it has refused a row: what is before a quote has no values.
 _JDBC_LOST = re.compile(r"PSQLException: (?:FATAL|Connection to|An I/O error|This connection has been closed)")
+_JDBC_FULL = re.compile(r"PSQLException: .*No space left on device")
 # A server may speak another language than English (FEHLER: ..., ERREUR : ...), with other quotes; the driver does not.
 _QUOTES = '"«»„“”「」'
 _JDBC_REFUSED = re.compile(
@@ -102,6 +104,13 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
             f"({type(error).__name__ if isinstance(error, psycopg.Error) else 'over JDBC'})",
             "the release is there whole or not at all (assay releases); see the server's log, then run again",
         ) from error
+    except psycopg.errors.IntegrityError:
+        raise  # whoever sends rows says what is wrong with them
+    except psycopg.Error as error:  # its text may quote values
+        raise AssayError(
+            f"Postgres at {address}, database {database.name}, refuses what it is asked to do ({type(error).__name__})",
+            "the release is there whole or not at all (assay releases); run again with --verbose to see all of it",
+        ) from error
 
 
 def keep_others_off(connection: psycopg.Connection[Any]) -> None:
@@ -111,8 +120,7 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
     Raises AssayError if another one is still at work after a minute. Nor does what follows wait longer for a table:
     whoever asked for it meanwhile would have to wait as well.
     """
-    connection.execute(_LONG_SESSION)
-    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_SECONDS_TO_WAIT}s"])
+    set_limits(connection)
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", [_STAGING_LOCK])
     except psycopg.errors.LockNotAvailable:
@@ -121,6 +129,12 @@ def keep_others_off(connection: psycopg.Connection[Any]) -> None:
             f"{connection.info.dbname}; nothing was published",
             "run again once it is done (assay releases); a database is for one lakehouse",
         ) from None
+
+
+def set_limits(connection: psycopg.Connection[Any]) -> None:
+    """Lets the connection wait a minute for a table that another session holds, and else take as long as it needs."""
+    connection.execute(_LONG_SESSION)
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_SECONDS_TO_WAIT}s"])
 
 
 def without_limits(connection: psycopg.Connection[Any], database: Database) -> Database:
@@ -241,7 +255,13 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
     )
     with _said_of(item), connection.transaction():
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(item.staging))
-        connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
+        try:
+            connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
+        except (psycopg.errors.UndefinedObject, psycopg.errors.SyntaxError, psycopg.DataError) as error:
+            raise ConfigurationError(
+                f"{item.full_name}: Postgres does not make columns as they are declared: {_first_line(error)}",
+                "nothing was published; mend `types` of the table in conf/sources",
+            ) from None
 
 
 def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
@@ -250,7 +270,9 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
     Raises AssayError naming the table if Postgres refuses a row.
     """
     observed = Observation()
-    writer = frame.observe(observed, *metrics(frame)).write.format("jdbc").mode("append")
+    # Not by the option numPartitions, for which Spark plans the rows anew, and nothing is observed.
+    rows = frame.observe(observed, *metrics(frame)).coalesce(_MOST_CONNECTIONS)
+    writer = rows.write.format("jdbc").mode("append")
     writer = writer.options(
         url=database.jdbc_url,
         driver="org.postgresql.Driver",
@@ -269,14 +291,19 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> tup
         writer.save()
     except Py4JJavaError as error:
         text = str(error)
+        if _JDBC_FULL.search(text):
+            raise AssayError(
+                f"{item.full_name}: no space is left for it in Postgres at {database.host}; nothing was published",
+                "make room on its server, then run again",
+            ) from error
         if (refused := _JDBC_REFUSED.search(text)) and not _JDBC_LOST.search(text):
             with connect(database, read_only=True):  # one that is going away says so in its own language, too
                 pass
             why = re.sub(f"[{_QUOTES}]", "...", refused[1])
             raise AssayError(
                 f"{item.full_name}: Postgres refused rows that were loaded ({why}); nothing was published",
-                "a type that is declared for a column (conf/sources) may be too narrow; run again with --verbose to "
-                "see all of it, which may quote values",
+                "if it is about a value, a type that is declared for a column (conf/sources) may be too narrow; run "
+                "again with --verbose to see all of it, which may quote values",
             ) from error
         raise
     return fingerprint(observed.get)

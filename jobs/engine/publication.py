@@ -99,17 +99,22 @@ def publication(name: str, table: PublishedTable, state: TableState, frame: Data
         raise ConfigurationError(
             f"{place}.columns: declares {', '.join(table.columns)}; the transform makes {', '.join(frame.columns)}"
         )
-    types = {field.name: table.types.get(field.name) or _postgres_type(field.dataType) for field in frame.schema}
+    types = {
+        field.name: table.types.get(field.name) or _postgres_type(field.dataType, f"{place}.columns.{field.name}")
+        for field in frame.schema
+    }
     return Publication(name, table, state, types)
 
 
-def _postgres_type(kind: DataType) -> str:
+def _postgres_type(kind: DataType, place: str) -> str:
     if isinstance(kind, DecimalType):
         return f"numeric({kind.precision},{kind.scale})"
     if isinstance(kind, ArrayType):
-        return f"{_postgres_type(kind.elementType)}[]"
+        return f"{_postgres_type(kind.elementType, place)}[]"
     if type(kind) not in _TYPES:
+        fits = ", ".join(sorted(known.typeName() for known in _TYPES))
         raise ConfigurationError(
-            f"a published column has the type {kind.simpleString()}, which Postgres has no match for"
+            f"{place}: the transform makes it {kind.simpleString()}, which Postgres has no match for",
+            f"cast it to one of {fits}, decimal, or an array of these",
         )
     return _TYPES[type(kind)]

@@ -98,6 +98,13 @@ def data_files(spark: SparkSession, path: str) -> DataFrame:
 
 
 def is_gone(error: PySparkException | Py4JJavaError) -> bool:
-    """Whether a version could not be read because its files, or its part of the log, are no longer there."""
-    text = str(error)
-    return any(mark in text for mark in (*_GONE, *_NO_FILE))
+    """Whether a version could not be read because its files, or its part of the log, are no longer there.
+
+    Java says the same of a file that it may not open, or not now, as too many are open.
+    """
+    return is_forgotten(error) or any(mark in str(error) for mark in _NO_FILE)
+
+
+def is_forgotten(error: PySparkException | Py4JJavaError) -> bool:
+    """Whether the log says that it does not have a version any longer."""
+    return any(mark in str(error) for mark in _GONE)

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame
 
 from jobs import maintain, releases
 from jobs.engine import published_to
+from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
 from jobs.engine.local_rows import local_rows
 from jobs.engine.sources import load_sources
+from jobs.maintain import Kept, Maintenance
 from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end_members import ANN, documents, entry
 
@@ -84,6 +88,30 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
     }
     assert lab.run(members).release_id is None
     assert '"age":41' in documents(lab)[f"member-{ANN}.json"].read_text().replace(" ", "")
+
+
+def test_no_file_is_removed_that_a_release_needs_whose_log_cannot_be_opened_just_now(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        lab.lake.overwrite(local_rows(lab.lake.spark, [{"a": 1}], "a INT"), "gold/x/t")
+    run, report, read = lab.start(), Maintenance(dry_run=False), Lakehouse.read_log
+    kept = Kept({"t": frozenset({0})}, run.started_at)
+    assert maintain._needed(run, "gold/x/t", kept, report) > timedelta()
+
+    def needed_if(said: str) -> timedelta:
+        def refuse(lake: Lakehouse, path: str, version: int | None = None) -> DataFrame:
+            if version is None:
+                return read(lake, path)
+            raise AnalysisException(said)
+
+        monkeypatch.setattr(Lakehouse, "read_log", refuse)
+        return maintain._needed(run, "gold/x/t", kept, report)
+
+    with pytest.raises(AssayError, match=r"gold.x.t: which files version 0 of a release needs could not be read; no"):
+        needed_if("java.io.FileNotFoundException: /lake/gold/x/t/_delta_log/0.json (Too many open files)")
+    assert needed_if("[DELTA_VERSION_NOT_FOUND] Cannot time travel Delta table to version 0") == timedelta()
+    assert report.notes == ["gold.x.t: version 0 of a release is no longer there"]
 
 
 def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releases_are_unknown(lab: Lab) -> None:

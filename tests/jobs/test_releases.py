@@ -270,6 +270,14 @@ def test_sources_are_rolled_back_together_and_come_forth_each_on_its_own(lab: La
     assert lab.run(contacts, members).tables_changed == ["gold.member"]
     assert (shown(lab), lab.query(cases)) == ({ANN: 43}, [(1,)])
 
+    # Its table is made anew: what is shown is in none of its versions, though one has the number.
+    shutil.rmtree(f"{lab.lake.root}/gold/contacts/counselor_daily_cases")
+    (lab.output / "exports/counselor_daily_cases.csv").unlink()
+    idle = lab.run(contacts)
+    assert lab.lake.version("gold/contacts/counselor_daily_cases") == 0
+    says = "exports/counselor_daily_cases.csv: stays as it is, for the rows that are published are gone"
+    assert (idle.release_id, idle.documents, lab.query(cases)) == (None, [says], [(1,)])
+
 
 def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(lab: Lab) -> None:
     assert lab.assay("releases") == (0, "no release yet\nnext    assay run\n", "")

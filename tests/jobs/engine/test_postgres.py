@@ -15,10 +15,10 @@ from pyspark.sql import Row, SparkSession
 
 from jobs.engine import postgres
 from jobs.engine.database import Database
-from jobs.engine.errors import AssayError
+from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import TableState
 from jobs.engine.local_rows import local_rows
-from jobs.engine.publication import Addition, Publication
+from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.sources import PublishedTable
 from jobs.engine.versions import together
 
@@ -163,7 +163,7 @@ def test_a_key_that_is_none_publishes_nothing_and_is_named_without_its_values(
     with pytest.raises(AssayError) as error, postgres.said_if_refused("does not fit", "mend it"):
         publish(database, thing(ID_N, 2), (4, 1), wrong)
     assert str(error.value) == f"gold.things: does not fit ({refused})\n       mend it"
-    with pytest.raises(psycopg.errors.UndefinedTable):
+    with pytest.raises(AssayError, match="UndefinedTable"):
         things(database)
     publish(database, thing(ID_N, 1), (3, 1))
     with pytest.raises(AssayError) as error, postgres.said_if_refused("does not fit", "mend it"):
@@ -323,12 +323,16 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
             "has_table_privilege('analyst', 'ops.releases', 'SELECT')"
         )
         assert connection.execute(still).fetchone() == (False, False, True)
-        # A schema that is made anew is granted anew.
+        # A schema that is made anew is granted anew, but for what is of no release now.
+        connection.execute("CREATE TABLE gold.former (); REVOKE ALL ON gold.former FROM analyst")
+        connection.execute("ALTER TABLE gold.former OWNER TO plain")
+        connection.execute("INSERT INTO ops.release_tables VALUES (1, 'gold.former', 0, 0, '0', 'd')")
         connection.execute("DROP SCHEMA restricted CASCADE")
         assert publish(plain_user, thing(ID_N, 1), (3, 1)) == 3
         assert connection.execute(still).fetchone() == (True, True, True)
         # So is what is published, as after a backup was restored on a server that has no such roles.
         assert connection.execute(may_read).fetchone() == (True,)
+        assert connection.execute(may_read.replace("things", "former")).fetchone() == (False,)
 
 
 def test_readers_may_read_what_another_publisher_makes(database: Database, plain_user: Database) -> None:
@@ -475,3 +479,41 @@ def test_a_server_that_cannot_be_reached_is_named(database: Database, changes: d
         pass
     assert says in str(error.value)
     assert "POSTGRES_HOST" in str(error.value)
+
+
+def test_a_column_that_postgres_has_no_type_for_is_named(spark: SparkSession) -> None:
+    table = PublishedTable(primary_key=["id"], description="d", columns={"id": "The id", "celsius": "Degrees"})
+    state = TableState("gold/weather/warmest", 0, {}, "", 0, "")
+    rows = spark.sql("SELECT 1 AS id, array(1.5F) AS celsius")
+    with pytest.raises(ConfigurationError, match=r"^weather.yaml, publish.warmest.columns.celsius: .* makes it float"):
+        publication("warmest", table, state, rows, "weather.yaml, publish.warmest")
+
+
+def test_what_is_not_a_table_is_left_alone_and_named(database: Database) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    for made, kind in (("VIEW gold.things AS SELECT 1 AS n", "a view"), ("INDEX things ON gold.other (n)", "an index")):
+        with psycopg.connect(database.conninfo(), autocommit=True) as connection:
+            connection.execute("DROP TABLE IF EXISTS gold.things; CREATE TABLE IF NOT EXISTS gold.other (n int)")
+            connection.execute(f"CREATE {made}")
+            with pytest.raises(AssayError, match=rf"gold.things is {kind} in Postgres, and a table in this release"):
+                publish(database, thing(ID_N, 1), (1, 1))
+            connection.execute("DROP VIEW IF EXISTS gold.things" if kind == "a view" else "DROP INDEX gold.things")
+
+
+def test_a_type_that_postgres_does_not_know_is_named(database: Database) -> None:
+    for kind, says in {
+        "charcter(16)": 'type "charcter" does not exist',
+        "char(0)": "length for type char must be",
+    }.items():
+        with pytest.raises(ConfigurationError, match=r"gold.things: Postgres does not make columns as they") as refused:
+            publish(database, thing({"id": "bigint", "n": kind}, 1), (1, 1))
+        assert says in str(refused.value)
+
+
+def test_what_nobody_thought_of_is_said_without_values(database: Database) -> None:
+    with (
+        pytest.raises(AssayError, match=r"refuses what it is asked to do \(InvalidTextRepresentation\)") as error,
+        postgres.connect(database) as connection,
+    ):
+        connection.execute("SELECT 'a value'::int")
+    assert "a value" not in str(error.value)
