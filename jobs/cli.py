@@ -175,8 +175,10 @@ def sample(
     source: SourceOption = None,
     rows: Annotated[int, typer.Option(min=100, help="Rows per source. Example: --rows 1000000")] = 100_000,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files. Example: --seed 7")] = 7,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write sample raw files into the landing folder. Example: assay sample --source contacts --rows 1000000"""
+    del verbose  # main() looks for it
     settings = load_settings()
     for name in [s.name for s in load_sources(source)]:
         _write_sample(settings, name, rows, seed, new_console(), is_named=bool(source))
@@ -220,8 +222,11 @@ def db_stop() -> None:
 @db.command("url")
 def db_url(
     role: Annotated[Role, typer.Option(help="Who connects. Example: --role analyst")] = Role.assay,
+    password: Annotated[
+        bool, typer.Option("--password", help="With the password itself, for clients that read no file of passwords.")
+    ] = False,
 ) -> None:
-    """Print a connection string with its password. Example: psql "$(assay db url --role analyst)" """
+    """Print a connection string; it names the file of the password. Example: psql "$(assay db url --role analyst)" """
     from jobs.publish import reader_passwords
 
     settings = load_settings()
@@ -234,7 +239,8 @@ def db_url(
         if not (settings.database / f"{role.value}.password").exists():
             raise AssayError(f"nothing has been published yet, so there is no role {role.value}", "first: assay run")
         database = database.as_user(role.value, reader_passwords(settings)[role.value])
-    print(database.url(with_password=True))
+    file = settings.database / f"{role.value}.pgpass"
+    print(database.url(with_password=True) if password else database.url_with_password_file(file))
 
 
 def run_layer(layer: Layer) -> NoReturn:

@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
+from graphlib import CycleError, TopologicalSorter
 
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
@@ -20,10 +22,11 @@ from jobs.engine import rules as gate
 from jobs.engine.batches import History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.faults import explained
 from jobs.engine.ledger import RowAccount, TableState
 from jobs.engine.local_rows import LocalRows, Rows, hidden, local_rows, no_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
-from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names
+from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names, mistake
 
 LINEAGE = ("_source_file", "_batch_id")
 _QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
@@ -83,13 +86,17 @@ def quarantine_table(source: Source, table: str) -> str:
 
 
 def check(run: Run, source: Source) -> None:
-    """Raises ConfigurationError if a rule cannot be evaluated; reads no data."""
+    """Raises ConfigurationError if a rule cannot be evaluated, or a parsed table lacks a column; reads no data."""
     tables: dict[str, DataFrame] = {}
-    last = max((number for number, table in enumerate(source.tables.values()) if table.rules), default=-1)
-    for table in list(source.tables)[: last + 1]:
+    ordered = _in_order(source)
+    last = max((number for number, table in enumerate(ordered) if source.tables[table].rules), default=-1)
+    for table in ordered[: max(last + 1, len(source.parsed_tables))]:
         if table in source.parsed_tables:
             rows = _shape(run, source, table)
-            tables[table] = _columns(gate.evaluate(rows, []))
+            _verify_columns(source, table, rows)
+            evaluated = gate.evaluate(rows, [])
+            tables |= _quarantined_shape(source, table, evaluated)
+            tables[table] = _columns(evaluated)
         else:
             rows = tables[table] = call(source.silver_transform(table), tables, source)
         gate.check_expressions(source.name, table, rows, source.tables[table].rules, tables)
@@ -98,18 +105,49 @@ def check(run: Run, source: Source) -> None:
 def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
     """Every silver table without rows, as the present code makes it; with `quarantined`, if one table is parsed."""
     tables: dict[str, DataFrame] = {}
-    for table in [*source.parsed_tables, *source.derived_tables]:
+    for table in _in_order(source):
         if table in source.parsed_tables:
             evaluated = gate.evaluate(_shape(run, source, table), [])
-            if len(source.parsed_tables) == 1:
-                held_back = _none_quarantined(evaluated, source.tables[table])
-                tables["quarantined"] = no_rows(run.spark, held_back.schema)
-            rows = _columns(evaluated)
+            made = {**_quarantined_shape(source, table, evaluated), table: _columns(evaluated)}
         else:
-            rows = call(source.silver_transform(table), tables, source)
+            made = {table: call(source.silver_transform(table), tables, source)}
         # The columns alone: a plan that grows from table to table would take seconds to analyse.
-        tables[table] = no_rows(run.spark, rows.schema)
+        tables |= {name: no_rows(run.spark, rows.schema) for name, rows in made.items()}
     return tables
+
+
+def _in_order(source: Source) -> list[str]:
+    """The silver tables: first those that are parsed, then each after those that it is computed from."""
+    derived = source.derived_tables
+    inputs = {table: [n for n in input_names(source.silver_transform(table)) if n in derived] for table in derived}
+    try:
+        return [*source.parsed_tables, *TopologicalSorter(inputs).static_order()]
+    except CycleError as error:
+        tables = ", ".join(sorted(set(error.args[1])))
+        place = f"{SOURCES_FOLDER / source.name}.yaml, tables"
+        raise ConfigurationError(f"{place}: these are computed from each other: {tables}") from None
+
+
+def _quarantined_shape(source: Source, table: str, evaluated: DataFrame) -> dict[str, DataFrame]:
+    """`quarantined`, if this is the only parsed table; `evaluated` has no rows."""
+    is_alone = len(source.parsed_tables) == 1
+    return {"quarantined": _none_quarantined(evaluated, source.tables[table])} if is_alone else {}
+
+
+def _verify_columns(source: Source, table: str, rows: DataFrame) -> None:
+    """Raises ConfigurationError if parsed rows lack a column that the engine needs, or that their declaration names."""
+    declared = source.tables[table]
+    code = f"transforms/{source.name}.py, {declared.transform or table}"
+    if lacking := [name for name in (*_QUARANTINED, "_raw") if name not in rows.columns]:
+        raise ConfigurationError(
+            f"{code}: returns no column {lacking[0]!r}",
+            "a function that parses raw rows keeps all columns of `raw` that begin with _",
+        )
+    for key, names in {"key": declared.key, "order_by": declared.order_by}.items():
+        if unknown := [name for name in names if name not in rows.columns]:
+            own = ", ".join(name for name in rows.columns if not name.startswith("_"))
+            place = f"{SOURCES_FOLDER / source.name}.yaml, tables.{table}.{key}"
+            raise ConfigurationError(f"{place}: {unknown[0]!r} is not among the columns of {code} ({own})")
 
 
 def refine(run: Run, source: Source) -> SilverReport | None:
@@ -482,20 +520,28 @@ def call(
 ) -> DataFrame:
     """Calls a transform with what its parameters name: tables, settings of the source, or `others`.
 
-    Raises ConfigurationError for a name that is neither, and for a setting that the transform refuses.
+    Raises ConfigurationError for a name that is neither, for a setting that the transform refuses (a ValueError), and
+    for a mistake in its code.
     """
     available = {**source.settings(), **(others or {}), **tables}
-    place = f"{SOURCES_FOLDER / source.name}.yaml, parameters"
-    names = input_names(function)
+    settings = f"{SOURCES_FOLDER / source.name}.yaml, parameters"
+    names, code = input_names(function), f"transforms/{source.name}.py, {function.__name__}"
     if unknown := [name for name in names if name not in available]:
-        where = f"transforms/{source.name}.py, {function.__name__}: no table or parameter is called {unknown[0]!r}"
-        raise ConfigurationError(where, f"there are: {', '.join(sorted(available))}; parameters are set in {place}")
+        where = f"{code}: no table or parameter is called {unknown[0]!r}"
+        raise ConfigurationError(where, f"there are: {', '.join(sorted(available))}; parameters are set in {settings}")
     try:
-        return function(*[available[name] for name in names])
-    except ValueError as error:
-        if isinstance(error, PySparkException):
+        rows = function(*[available[name] for name in names])
+    except (OSError, Py4JError):  # of Java, not of the code
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, PySparkException):
+            raise ConfigurationError(f"{settings}: {error}") from None
+        if explained(error):
             raise
-        raise ConfigurationError(f"{place}: {error}") from None
+        raise ConfigurationError(mistake(error, code)) from error
+    if not isinstance(rows, DataFrame):
+        raise ConfigurationError(f"{code}: returns {type(rows).__name__}, and a DataFrame is expected")
+    return rows
 
 
 def _live(bronze: DataFrame, scope: Scope) -> DataFrame:

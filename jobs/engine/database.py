@@ -41,9 +41,20 @@ class Database:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def url(self, *, with_password: bool = False) -> str:
-        """A connection string for psql and other clients."""
+        """A connection string for any client."""
         password = f":{quote(self.password, safe='')}" if with_password else ""
         return f"postgresql://{quote(self.user)}{password}@{self._address}/{quote(self.name)}"
+
+    def url_with_password_file(self, file: Path) -> str:
+        """One for psql and what else is made with libpq: it says where the password is, which is written to `file`.
+
+        Everybody on a machine can read what its processes were started with.
+        """
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(f"*:*:*:{self.user}:{self.password}\n")
+        # No password goes before a file, but for that of PGPASSWORD, which is perhaps of another server.
+        own = f"&hostaddr={self.host}&sslmode=disable" if self.is_own else ""
+        return f"{self.url()}?password=&passfile={quote(str(file))}{own}"
 
     def as_user(self, user: str, password: str) -> "Database":
         """The same database for another user."""

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -21,6 +22,8 @@ from jobs.engine.yaml_files import read_yaml
 SOURCES_FOLDER = Path("conf/sources")
 Transform = Callable[..., DataFrame]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+# Its staging table is called by its schema, too, and Postgres takes 63 characters of a name.
+PublishedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,50}$")]
 
 
 def _known_timezone(name: str) -> str:
@@ -126,6 +129,8 @@ class RawTable(_Strict):
                 raise ValueError(f"{key}: {unknown[0]!r} is not among columns ({', '.join(self.columns)})")
         if "**" in self.landing:
             raise ValueError("landing: a pattern of names in given folders, without **")
+        if not {"", ".", ".."}.isdisjoint(self.landing.split("/")):
+            raise ValueError("landing: a pattern below the landing folder, such as weather/*.txt")
         if self.arrival_order and self.format != "lines":
             raise ValueError("arrival_order: for format lines only")
         return self
@@ -290,7 +295,7 @@ class Source(_Strict):
     one_file: str | None = Field(None, description="environment variable that names one file to read instead")
     timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     tables: dict[Name, SilverTable] = Field(min_length=1)
-    publish: dict[Name, PublishedTable] = {}
+    publish: dict[PublishedName, PublishedTable] = {}
     documents: dict[Name, Document] = {}
     exports: dict[Name, Export] = {}
     checks: list[Check] = []
@@ -429,14 +434,25 @@ class Source(_Strict):
         return self
 
     def _function(self, name: str, place: str) -> Transform:
-        module = importlib.import_module(f"transforms.{self.name}")
-        function = getattr(module, name, None)
+        code = f"transforms/{self.name}.py"
+        try:
+            function = getattr(importlib.import_module(f"transforms.{self.name}"), name, None)
+        except Exception as error:
+            raise ConfigurationError(mistake(error, code), f"{SOURCES_FOLDER / self.name}.yaml needs it") from error
         if not callable(function):
             raise ConfigurationError(
-                f"{SOURCES_FOLDER / self.name}.yaml, {place}: transforms/{self.name}.py has no function {name!r}",
+                f"{SOURCES_FOLDER / self.name}.yaml, {place}: {code} has no function {name!r}",
                 "write it, or name another one with `transform:`",
             )
         return function  # type: ignore[no-any-return]
+
+
+def mistake(error: Exception, code: str) -> str:
+    """Which line of a source's `code` raised an error, and what it says: of the code, as no row is read meanwhile."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/transforms/" in frame.filename]
+    place = f"transforms/{own[-1].filename.rpartition('/transforms/')[2]}, line {own[-1].lineno}" if own else code
+    said = str(error).strip().partition("\n")[0]
+    return f"{place}: {type(error).__name__}{f': {said}' if said else ''}"
 
 
 def load_sources(names: list[str] | None = None) -> list[Source]:
@@ -462,7 +478,13 @@ def _verify_apart(sources: Sequence[Source]) -> None:
     """Raises ConfigurationError if two declarations write the same: each would undo what the other one does."""
     writers: dict[str, str] = {}
     for source in sources:
-        tables = [(f"table {table.schema_}.{name}", f"publish.{name}") for name, table in source.publish.items()]
+        # In Postgres, an index must not be called as another one or a table is.
+        tables = [(f"{table.schema_}.{name}", f"publish.{name}") for name, table in source.publish.items()]
+        tables += [
+            (f"{table.schema_}.{index_name(name, index)}", f"publish.{name}.indexes[{number}]")
+            for name, table in source.publish.items()
+            for number, index in enumerate(table.indexes)
+        ]
         exports = [(f"file {export.file}", f"exports.{name}") for name, export in source.exports.items()]
         documents = [(f"files {d.folder}/{d.prefix}*", f"documents.{name}") for name, d in source.documents.items()]
         for written, key in (*tables, *exports, *documents):
@@ -470,6 +492,11 @@ def _verify_apart(sources: Sequence[Source]) -> None:
             if (other := writers.setdefault(written, place)) != place:
                 first, second = sorted((other, place))
                 raise ConfigurationError(f"{second}: {first} writes {written}, too", "give one of them another name")
+
+
+def index_name(table: str, columns: Sequence[str]) -> str:
+    """What an index of a published table is called; Postgres takes no more of a name."""
+    return f"{table}_by_{'_'.join(columns)}"[:63]
 
 
 def input_names(function: Transform) -> list[str]:
@@ -482,8 +509,10 @@ def _load(file: Path) -> Source:
     content = read_yaml(file, str(place))
     if not isinstance(content, dict):
         raise ConfigurationError(f"{place}: expected keys such as landing, format, tables; found {content!r}")
+    if "name" in content:
+        raise ConfigurationError(f"{place}, name: no such setting", "a source is called as its file is")
     try:
-        return Source.model_validate({"name": file.stem, **content})
+        return Source.model_validate({**content, "name": file.stem})
     except ValidationError as error:
         # What is wrong with a raw table declared at the top level is wrong at the top level.
         own = ("raw", file.stem) if "raw" not in content else None

@@ -69,7 +69,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (
             ["run"],
             {"ASSAY_LANDING": "~/raw"},
-            "environment variable ASSAY_LANDING: Value error, expected a path or URI",
+            "environment variable ASSAY_LANDING: expected a path or URI",
         ),
         (
             ["run"],
@@ -87,6 +87,7 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
         (["run"], {"POSTGRES_HOST": "/run/postgresql"}, "POSTGRES_HOST: Spark publishes over TCP, and /run/postgresql"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
+        (["plan"], {"ASSAY_LOGS": "/proc/none/logs"}, "cannot be written: No such file or directory (/proc/none)"),
         (["sample", "--source", "members", "--rows", "150"], {}, "sample members: rows must be from 200 to 50,000,000"),
     ],
 )

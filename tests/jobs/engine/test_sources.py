@@ -122,6 +122,19 @@ def several(**keys: Any) -> str:
             ),
             "documents.papers: slice_by, group_by: expected its key (id), found 'day'",
         ),
+        (changed(landing="/data/things/*.txt"), "landing: a pattern below the landing folder, such as weather/*.txt"),
+        (changed(landing="../things/*.txt"), "landing: a pattern below the landing folder"),
+        (
+            changed(publish={"t" * 52: VALID["publish"]["things"]}),
+            f"publish.{'t' * 52}.[key]: String should match pattern",
+        ),
+        (
+            changed(publish={"things": {**VALID["publish"]["things"], "indexes": [["id"], ["id"]]}}),
+            "things.yaml, publish.things.indexes[1]: conf/sources/things.yaml, publish.things.indexes[0] ",
+        ),
+        (changed(name="others"), "conf/sources/things.yaml, name: no such setting"),
+        (f"{changed()}\nformat: lines\n", "found the key 'format' twice"),
+        (f"{changed()}\nparameters: {{a: 1, b: 2, a: 3}}\n", "found the key 'a' twice"),
         ("landing: [", "conf/sources/things.yaml: not valid YAML"),
         ("landing: caf\udce9", "conf/sources/things.yaml: expected text in UTF-8"),
         ("just text", "conf/sources/things.yaml: expected keys such as landing"),
@@ -138,11 +151,15 @@ def test_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, con
     [
         (
             {"publish": VALID["publish"]},
-            "things.yaml, publish.things: conf/sources/others.yaml, publish.things writes table gold.things",
+            "things.yaml, publish.things: conf/sources/others.yaml, publish.things writes gold.things",
         ),
         (
             {"documents": {"papers": {"folder": "papers", "prefix": "p-", "suffix": ".json", "key": "id"}}},
             "things.yaml, documents.papers: conf/sources/others.yaml, documents.papers writes files papers/p-*",
+        ),
+        (
+            {"publish": {"things_by_id": VALID["publish"]["things"]}},
+            "things.yaml, publish.things.indexes[0]: conf/sources/others.yaml, publish.things_by_id ",
         ),
         (
             {
@@ -163,6 +180,7 @@ def test_two_sources_do_not_write_the_same(
         changed(
             documents={"papers": {"folder": "papers", "prefix": "p-", "suffix": ".txt", "key": "id"}},
             exports={"things": {"file": "x.csv", "header": ["ID"], "order_by": ["id"]}},
+            publish={"things": {**VALID["publish"]["things"], "indexes": [["id"]]}},
         ),
     )
     others = {"landing": "others/*.txt", "format": "lines", "tables": {"others": {"key": ["id"]}}, **declared}
