@@ -123,7 +123,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
     if file is not None and not any(wanted.values()):
         raise ConfigurationError(f"no file that was ever delivered is called {file!r}", _close(file, paths.values()))
     for source in sources:
-        if not wanted[source.name]:
+        if not paths[source.name]:
             continue
         found.accounts += _accounts(run, source, wanted[source.name] if file is not None else None)
         found.findings += _findings(source, histories[source.name], set(wanted[source.name]))

@@ -266,7 +266,7 @@ def _load(run: Run, source: Source, batch_id: int, report: BronzeReport) -> None
         report.events += files
     else:
         # A crash came before the second look at them.
-        _without_changed(run, source, files, [], CHANGED_MEANWHILE, report)
+        report.events += _without_changed(run, source, files, [], CHANGED_MEANWHILE, report)
     accounts = _without_unseen(run, source, files, _accounts(run, source, batch_id), report)
     run.ledger.record_accounts(accounts)
     report.rows_read += sum(account.rows_read for account in accounts)

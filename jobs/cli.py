@@ -165,9 +165,9 @@ def replay(
     with _alone(settings, "assay replay", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if ask_replay(started, one, rule, batch) is None:
-            print(json.dumps({"rows": 0}) if as_json else f"{source}: no such rows are in quarantine; nothing to do")
-        else:
-            _print(run_sources(started, [one], first="silver", until="publish"), console, as_json=as_json)
+            console.print(f"{source}: no such rows are in quarantine", highlight=False, markup=False)
+        # In either case: an earlier replay may have been cut short.
+        _print(run_sources(started, [one], first="silver", until="publish"), console, as_json=as_json)
 
 
 @app.command()

@@ -410,9 +410,13 @@ def _clean_staging(target: Database, report: Maintenance) -> None:
         if tables and postgres.other_publishers(connection):
             report.notes.append(f"{len(tables)} staging tables stay: another Assay is connected to this database")
         elif tables:
-            report.cleaned.append(f"staging tables in Postgres: {some(tables)}")
             if not report.dry_run:
                 postgres.drop_staging_tables(connection, tables)
+            stay = [] if report.dry_run else postgres.staging_tables(connection)
+            if stay:
+                report.notes.append(f"staging tables in Postgres that another session holds stay: {some(stay)}")
+            if cleaned := [name for name in tables if name not in stay]:
+                report.cleaned.append(f"staging tables in Postgres: {some(cleaned)}")
 
 
 def _on_disk(run: Run, path: str) -> tuple[int, int]:

@@ -491,7 +491,8 @@ def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> Non
 
 def files_behind(run: Run, source: Source, shown: Shown) -> dict[str, str]:
     """The exports and folders of documents, below the output folder, that `write_files` would write: by gold table."""
-    behind = {name: f"exports/{source.exports[name].file}" for name in _exports_behind(run, source, shown)}
+    exported = _exports_behind(run, source, shown)
+    behind = {name: f"exports/{source.exports[name].file}" for name, is_there in exported.items() if is_there}
     for name, version in shown.documents.items():
         document, table, checksum = source.documents[name], gold_table(source, name), _checksum(shown, name)
         if not documents.is_current(run.lake, table, version, document, run.settings.output, checksum):
@@ -499,13 +500,28 @@ def files_behind(run: Run, source: Source, shown: Shown) -> dict[str, str]:
     return behind
 
 
-def _exports_behind(run: Run, source: Source, shown: Shown) -> list[str]:
-    declared = {name: export for name, export in source.exports.items() if name in shown.tables}
-    return [
-        name
-        for name, export in declared.items()
-        if not exports.is_current(run.spark, _exports_folder(run), export, shown.tables[name][1])
-    ]
+def _exports_behind(run: Run, source: Source, shown: Shown) -> dict[str, bool]:
+    """The exports that are not of what is shown; with whether its rows are there, or the table was made anew since."""
+    behind, present = dict[str, bool](), newest(run, source).tables
+    for name, export in source.exports.items():
+        if name not in shown.tables:
+            continue
+        version, checksum = shown.tables[name]
+        if not exports.is_current(run.spark, _exports_folder(run), export, checksum):
+            is_present = shown.tables[name] == present.get(name)
+            behind[name] = is_present or _has_rows(run, gold_table(source, name), version, checksum)
+    return behind
+
+
+def _has_rows(run: Run, path: str, version: int, checksum: str) -> bool:
+    """Whether the version is there, and has the rows with this checksum."""
+    try:
+        with any_version(run.spark):
+            return measured(run.lake.read(path, version))[1] == checksum
+    except (PySparkException, Py4JJavaError) as error:
+        if is_gone(error):
+            return False
+        raise
 
 
 def _exports_folder(run: Run) -> str:
@@ -514,16 +530,13 @@ def _exports_folder(run: Run) -> str:
 
 def _export(run: Run, source: Source, shown: Shown) -> list[str]:
     """Writes the exports that are behind; says which cannot be, as their table was made anew since the release."""
-    said, present = [], newest(run, source).tables
-    for name in _exports_behind(run, source, shown):
-        version, checksum = shown.tables[name]
-        frame = run.lake.read(gold_table(source, name), version)
-        if shown.tables[name] != present.get(name) and measured(frame)[1] != checksum:
-            said.append(
-                f"exports/{source.exports[name].file}: stays as it is, for the rows that are published are gone"
-            )
+    said = []
+    for name, is_there in _exports_behind(run, source, shown).items():
+        (version, checksum), export = shown.tables[name], source.exports[name]
+        if is_there:
+            exports.write(run.lake.read(gold_table(source, name), version), _exports_folder(run), export, checksum)
         else:
-            exports.write(frame, _exports_folder(run), source.exports[name], checksum)
+            said.append(f"exports/{export.file}: stays as it is, for the rows that are published are gone")
     return said
 
 

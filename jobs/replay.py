@@ -39,9 +39,11 @@ class Preview:
 def check_rule(run: Run, source: Source, rule: str | None) -> None:
     """Raises ConfigurationError, with the names there are, unless a rule of that name holds rows of the source back.
 
-    One that is no longer declared, or is called otherwise, may still hold some.
+    One that is no longer declared, or is called otherwise, may still hold some, or have been replayed by a run that was
+    cut short.
     """
-    names = {r.name for table in source.tables.values() for r in table.rules if r.action == "quarantine"}
+    asked = {request.rule for request in run.ledger.history(source.name).requests if request.rule}
+    names = asked | {r.name for table in source.tables.values() for r in table.rules if r.action == "quarantine"}
     if rule is None or rule in names:
         return
     for table in source.parsed_tables:
@@ -89,7 +91,16 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
         history, done = bronze.history(run, source, raw), silver.done_through(run, source, table)
         to_come |= {event.batch_id for event in history.loaded(done)}
         to_come |= {batch for request in history.requests if request.batch_id > done for batch in request.batches}
-    return run.ledger.ask(source.name, "backfill", sorted({*found, *duplicates, *to_come}))
+    return _ask_backfill(run, source, sorted({*found, *duplicates, *to_come}))
+
+
+def _ask_backfill(run: Run, source: Source, batches: list[int]) -> Request:
+    """Asks for it, unless a run that did not get that far has: it is to be done once."""
+    done = min(silver.done_through(run, source, table) for table in source.parsed_tables)
+    for request in run.ledger.history(source.name).requests:
+        if request.batch_id > done and request.kind == "backfill" and sorted(request.batches) == batches:
+            return request
+    return run.ledger.ask(source.name, "backfill", batches)
 
 
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:

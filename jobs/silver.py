@@ -48,8 +48,14 @@ class SilverReport:
     rules: list[gate.RuleResult] = field(default_factory=list)
 
     def plus(self, other: "SilverReport") -> "SilverReport":
-        """Both together."""
-        return SilverReport(*[getattr(self, f.name) + getattr(other, f.name) for f in fields(self)])
+        """Both together; of a rule that both looked at, what it found in all."""
+        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "rules"}
+        rules: dict[tuple[str, str], gate.RuleResult] = {}
+        for found in (*self.rules, *other.rules):
+            before = rules.get(key := (found.table, found.rule.name))
+            counted = (before.violations, before.rows) if before else (0, 0)
+            rules[key] = replace(found, violations=counted[0] + found.violations, rows=counted[1] + found.rows)
+        return SilverReport(**counts, rules=list(rules.values()))
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,10 @@ def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
 
 
 def _in_order(source: Source) -> list[str]:
-    """The silver tables: first those that are parsed, then each after those that it is computed from."""
+    """The silver tables: first those that are parsed, then each after those that it is computed from or refers to."""
     derived = source.derived_tables
-    inputs = {table: [n for n in input_names(source.silver_transform(table)) if n in derived] for table in derived}
+    named = {t: {*input_names(source.silver_transform(t)), *source.tables[t].referenced} for t in derived}
+    inputs = {table: [name for name in derived if name in names] for table, names in named.items()}
     try:
         return [*source.parsed_tables, *TopologicalSorter(inputs).static_order()]
     except CycleError as error:
@@ -158,8 +165,11 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     reports: list[SilverReport] = []
     for table, raw in source.parsed_tables.items():
         if run.lake.exists(bronze_table(source, raw)):
+            passes: list[SilverReport] = []
             while scope := _scope(run, source, table):
-                reports.append(_refine(run, source, table, scope))
+                # What is made anew takes the place of what an earlier pass has made.
+                passes = [*([] if scope.rebuild else passes), _refine(run, source, table, scope)]
+            reports += passes
         # Also where all files that bronze has rows of were set aside while they were read.
         _make_empty(run, source, table)
     return reduce(SilverReport.plus, reports) if reports else None
@@ -525,7 +535,7 @@ def call(
     """
     available = {**source.settings(), **(others or {}), **tables}
     settings = f"{SOURCES_FOLDER / source.name}.yaml, parameters"
-    names, code = input_names(function), f"transforms/{source.name}.py, {function.__name__}"
+    names, code = input_names(function), f"transforms/{source.name}.py, {getattr(function, '__name__', function)}"
     if unknown := [name for name in names if name not in available]:
         where = f"{code}: no table or parameter is called {unknown[0]!r}"
         raise ConfigurationError(where, f"there are: {', '.join(sorted(available))}; parameters are set in {settings}")

@@ -28,7 +28,7 @@ MONEY = "decimal(22,2)"
 
 # Decision: a longer id, or one with a NUL, is none that anybody gave out; Postgres cannot index the one, nor hold the
 # other. It counts as missing, and so does one with a character that could not be read (U+FFFD): it would be another
-# organisation, or another user.
+# user. An organisation that is none is not missing, though: nobody knows which one it is, and its row is held back.
 LONGEST_ID = 100
 # Decision: plain decimals only. Not `1e3` (a spreadsheet that writes this has dropped digits), `$5` (not credits),
 # `1,000` (the comma may be a decimal one).

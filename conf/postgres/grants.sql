@@ -10,12 +10,14 @@ GRANT SELECT ON ops.releases, ops.release_tables, ops.release_documents, ops.row
 ALTER DEFAULT PRIVILEGES IN SCHEMA gold, ops GRANT SELECT ON TABLES TO analyst;
 ALTER DEFAULT PRIVILEGES IN SCHEMA restricted GRANT SELECT ON TABLES TO restricted_reader;
 -- What is published already and belongs to who runs this: of a backup, or when a role was dropped and made again. Not what
--- no source declares any longer: it may have been taken from its readers.
+-- is of no release any longer, and not what has moved to `restricted`: it may have been taken from its readers.
 DO $$ DECLARE found RECORD; BEGIN
   FOR found IN
     SELECT DISTINCT c.oid::regclass AS name, split_part(t.table_name, '.', 1) AS place
     FROM ops.release_tables AS t JOIN pg_class AS c ON c.oid = to_regclass(t.table_name)
     WHERE t.release_id = (SELECT max(release_id) FROM ops.releases)
+      AND NOT EXISTS (SELECT FROM ops.release_tables AS r WHERE t.table_name LIKE 'gold.%'
+                      AND r.table_name = replace(t.table_name, 'gold.', 'restricted.'))
       AND pg_has_role(current_user, c.relowner, 'USAGE')
   LOOP
     EXECUTE format('GRANT SELECT ON %s TO %I', found.name,

@@ -249,7 +249,7 @@ def plan(
                 at = -1  # so that the next plan takes the file for a new one
         else:
             status, content_hash = ("known" if content in read_before else "loaded"), content
-            moved_from = gone.pop((content, at), None) if status == "known" else None
+            moved_from = gone.pop((content, at // 1000), None) if status == "known" else None
             reason = json.dumps(moved_from) if moved_from else None
             read_before.add(content)
         events.append(FileEvent(file.path, file.size, at, content_hash, status, reason, batch_id))
@@ -259,11 +259,14 @@ def plan(
 def _gone(
     history: History, listing: Sequence[LandingFile], is_looked_for: Callable[[str], bool]
 ) -> dict[tuple[str | None, int], list[str]]:
-    """The paths that are no longer listed, by the content that they have and its time, which who moves a file keeps."""
+    """The paths that are no longer listed, by the content that they have and its time, which who moves a file keeps.
+
+    To the second: bzip2, tar and others keep no more.
+    """
     there, found = {file.path for file in listing}, dict[tuple[str | None, int], list[str]]()
     for path, event in sorted(history.newest_versions(accepted=True).items()):
         if path not in there and is_looked_for(path):
-            found.setdefault((event.content_hash, event.modified_at), []).append(path)
+            found.setdefault((event.content_hash, event.modified_at // 1000), []).append(path)
     return found
 
 

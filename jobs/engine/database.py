@@ -5,7 +5,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from psycopg.conninfo import make_conninfo
 
@@ -53,8 +53,8 @@ class Database:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(f"*:*:*:{self.user}:{self.password}\n")
         # No password goes before a file, but for that of PGPASSWORD, which is perhaps of another server.
-        own = f"&hostaddr={self.host}&sslmode=disable" if self.is_own else ""
-        return f"{self.url()}?password=&passfile={quote(str(file))}{own}"
+        own = {"hostaddr": self.host, **_WITHOUT_TLS} if self.is_own else {}
+        return f"{self.url()}?{urlencode({'password': '', 'passfile': str(file), **own}, quote_via=quote)}"
 
     def as_user(self, user: str, password: str) -> "Database":
         """The same database for another user."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import IllegalArgumentException
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import AssayError
@@ -74,6 +75,8 @@ def list_files(spark: SparkSession, root: str, patterns: Iterable[str]) -> list[
     local = local_path(root)
     if local:
         _verify_there(local)
+    elif not _hadoop_file_system(spark, root).exists(hadoop_path(spark, root)):
+        raise _no_landing_folder(root)
     found = {}  # of a file in two places, one is enough
     for place, wanted in _places(patterns).items():
         files = _list_local(local, place, wanted) if local else _list_hadoop(spark, root, place, wanted)
@@ -199,26 +202,42 @@ def _verify_there(root: Path) -> None:
     except OSError as error:
         raise _refused(f"the folder {root} cannot be listed", error) from None
     if not is_folder:
-        raise AssayError(
-            f"there is no landing folder {root}",
-            "mend ASSAY_LANDING, or mount what is to be there; a new one: mkdir, or `assay sample` with sample files",
-        )
+        raise _no_landing_folder(root)
+
+
+def _no_landing_folder(root: Path | str) -> AssayError:
+    return AssayError(
+        f"there is no landing folder {root}",
+        "mend ASSAY_LANDING, or mount what is to be there; a new one: mkdir, or `assay sample` with sample files",
+    )
 
 
 def _there(root: Path, place: str) -> Iterable[Path]:
     """The paths of a place; a file that is named without a pattern is looked up, for its folder may be closed."""
     if named := _named(place):
         return [root / named]
-    folder = root / Path(place).parts[0] if "/" in place else root
-    try:
-        with os.scandir(folder):
-            pass
-    except FileNotFoundError:
-        pass  # or its name is a pattern, too
-    except OSError as error:
-        if error.errno not in _WRONG_NAME:
-            raise _refused(f"the folder {folder} cannot be listed", error) from None
+    _verify_listable(root, place.split("/")[:-1])
     return root.glob(place)
+
+
+def _verify_listable(folder: Path, below: Sequence[str]) -> None:
+    """Raises AssayError if a folder, or one of those `below` it that match a pattern each, cannot be listed.
+
+    Of such a one, Python finds nothing, and does not say so. One that need not be listed to find what is below may be
+    closed.
+    """
+    if below and not glob.has_magic(below[0]):
+        _verify_listable(folder / below[0], below[1:])
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if below and fnmatchcase(entry.name, below[0])]
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in _WRONG_NAME:
+            return
+        raise _refused(f"the folder {folder} cannot be listed", error) from None
+    for each in found:
+        _verify_listable(each, below[1:])
 
 
 def _named(pattern: str) -> str | None:
@@ -271,11 +290,24 @@ def _list_hadoop(spark: SparkSession, root: str, place: str, patterns: list[str]
 
 def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str, Any]]:
     """Each path of a place, and what Hadoop knows of it."""
-    base = hadoop_path(spark, root)
-    file_system = base.getFileSystem(hadoop_configuration(spark))
-    prefix = str(file_system.makeQualified(base).toString()).rstrip("/") + "/"
-    for status in file_system.globStatus(hadoop_path(spark, f"{root.rstrip('/')}/{place}")) or []:
+    file_system = _hadoop_file_system(spark, root)
+    prefix = str(file_system.makeQualified(hadoop_path(spark, root)).toString()).rstrip("/") + "/"
+    try:
+        found = file_system.globStatus(hadoop_path(spark, f"{root.rstrip('/')}/{place}")) or []
+    except IllegalArgumentException as error:
+        if "URISyntaxException" not in str(error):
+            raise
+        folder = f"{root.rstrip('/')}/{place.rpartition('/')[0]}"
+        raise AssayError(
+            f"a file in {folder} has a colon in its name: Hadoop cannot list it",
+            "rename it: what is before a colon is the name of a file system",
+        ) from None
+    for status in found:
         yield str(status.getPath().toString()).removeprefix(prefix), status
+
+
+def _hadoop_file_system(spark: SparkSession, root: str) -> Any:
+    return hadoop_path(spark, root).getFileSystem(hadoop_configuration(spark))
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:

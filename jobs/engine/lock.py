@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +77,13 @@ def _locked_file(file: Path, lakehouse: str, holder: Holder, wait_seconds: float
     except OSError as error:
         raise AssayError(f"cannot lock {lakehouse}: {error.strerror}: {file}", "make it writable") from None
     with lock:
-        _take(lambda: _try_file(lock), lambda: _read_holder(lock), lakehouse, holder, wait_seconds)
+        try:
+            _take(lambda: _try_file(lock), lambda: _read_holder(lock), lakehouse, holder, wait_seconds)
+        except OSError as error:
+            raise AssayError(
+                f"cannot lock {lakehouse}: {error.strerror}: {file}",
+                "the file system has to be one with locks (flock); for NFS, let its lock service run",
+            ) from None
         try:
             _write(lock, json.dumps(asdict(holder)))
             yield
@@ -142,10 +148,10 @@ def _read_holder(lock: IO[str]) -> str:
 
 
 def _write(lock: IO[str], text: str) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(text)
-    lock.flush()
+    """On a full disk nothing: who holds it is not told then, but maintenance, which makes room, can begin."""
+    with suppress(OSError):
+        os.ftruncate(lock.fileno(), 0)
+        os.pwrite(lock.fileno(), text.encode(), 0)
 
 
 def _try_session(connection: psycopg.Connection[Any], key: int) -> bool:

@@ -463,8 +463,8 @@ def staging_tables(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def drop_staging_tables(connection: psycopg.Connection[Any], names: Sequence[str]) -> None:
+    """One that somebody reads, as a backup does, stays, for the next run to drop."""
     for name in names:
-        # One that somebody reads, as a backup does, is for the next run to drop.
         with suppress(psycopg.errors.LockNotAvailable):
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(STAGING, name)))
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,7 +77,9 @@ def start_session(
             settings = meanwhile.enter_context(_settings_file(spark_settings or {}))
             os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, settings))
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-            os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)  # never another one that is on this machine
+            os.environ["SPARK_HOME"] = str(_own_spark())  # never another one that is on this machine
+            if not re.search("utf-?8", _locale(), re.IGNORECASE):
+                os.environ["LC_ALL"] = "C.UTF-8"  # else Java finds no file whose name has other letters than ASCII
             # Driver and executors share this machine then; a host name that resolves oddly must not matter.
             if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
                 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -104,12 +107,25 @@ def _session(log: Path | None) -> SparkSession:
             f"Java did not start{'' if log is None else f'; what it said is in {log}'}",
             "Assay needs Java 17 or newer, on the PATH or in JAVA_HOME, and memory as spark.driver.memory says",
         ) from None
-    if spark.version != pyspark.__version__:
+    if spark.version != (wanted := version("pyspark")):  # as it is installed: Spark brings a PySpark of its own
         raise ConfigurationError(
-            f"this is Spark {spark.version}, and Assay is made for {pyspark.__version__}",
+            f"this is Spark {spark.version}, and Assay is made for {wanted}",
             "call the spark-submit of this project's .venv, without SPARK_HOME: unset SPARK_HOME",
         )
     return spark
+
+
+def _locale() -> str:
+    """What a process that is started takes names of files to be written in."""
+    return next((found for name in ("LC_ALL", "LC_CTYPE", "LANG") if (found := os.environ.get(name))), "C")
+
+
+def _own_spark() -> Path:
+    """The Spark that was installed with Assay."""
+    folder = Path(pyspark.__file__).parent
+    if not (folder / "bin/spark-submit").exists():
+        raise ConfigurationError(f"PYTHONPATH leads to another PySpark: {folder}", "unset PYTHONPATH, then run again")
+    return folder
 
 
 @contextmanager

@@ -21,9 +21,8 @@ from jobs.engine.yaml_files import read_yaml
 
 SOURCES_FOLDER = Path("conf/sources")
 Transform = Callable[..., DataFrame]
+LONGEST_NAME = 63  # in Postgres
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-# Its staging table is called by its schema, too, and Postgres takes 63 characters of a name.
-PublishedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,50}$")]
 
 
 def _known_timezone(name: str) -> str:
@@ -295,7 +294,7 @@ class Source(_Strict):
     one_file: str | None = Field(None, description="environment variable that names one file to read instead")
     timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     tables: dict[Name, SilverTable] = Field(min_length=1)
-    publish: dict[PublishedName, PublishedTable] = {}
+    publish: dict[Name, PublishedTable] = {}
     documents: dict[Name, Document] = {}
     exports: dict[Name, Export] = {}
     checks: list[Check] = []
@@ -349,6 +348,14 @@ class Source(_Strict):
                 raise ValueError(f"{place} {named!r}, which is no silver table declared before {name}")
             if self.tables[name].raw and not self.tables[named].raw:
                 raise ValueError(f"{place} {named!r}, which is derived, and so made after {name}")
+
+    @model_validator(mode="after")
+    def _names_fit_postgres(self) -> "Source":
+        for name, table in self.publish.items():
+            # As its staging table is called.
+            if (excess := len(f"{table.schema_}__{name}") - LONGEST_NAME) > 0:
+                raise ValueError(f"publish.{name}: the name is too long for Postgres by {excess}")
+        return self
 
     @model_validator(mode="after")
     def _exports_are_published(self) -> "Source":
@@ -449,8 +456,9 @@ class Source(_Strict):
 
 def mistake(error: Exception, code: str) -> str:
     """Which line of a source's `code` raised an error, and what it says: of the code, as no row is read meanwhile."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/transforms/" in frame.filename]
-    place = f"transforms/{own[-1].filename.rpartition('/transforms/')[2]}, line {own[-1].lineno}" if own else code
+    folder = str(PROJECT / "transforms")
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
+    place = f"transforms/{Path(own[-1].filename).relative_to(folder)}, line {own[-1].lineno}" if own else code
     said = str(error).strip().partition("\n")[0]
     return f"{place}: {type(error).__name__}{f': {said}' if said else ''}"
 
@@ -496,7 +504,7 @@ def _verify_apart(sources: Sequence[Source]) -> None:
 
 def index_name(table: str, columns: Sequence[str]) -> str:
     """What an index of a published table is called; Postgres takes no more of a name."""
-    return f"{table}_by_{'_'.join(columns)}"[:63]
+    return f"{table}_by_{'_'.join(columns)}"[:LONGEST_NAME]
 
 
 def input_names(function: Transform) -> list[str]:

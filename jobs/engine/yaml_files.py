@@ -1,6 +1,5 @@
 """Settings and declarations as YAML files."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,27 +9,15 @@ from jobs.engine.errors import ConfigurationError
 
 # Where PyYAML was built with libyaml, that is ten times as quick.
 _SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TAGS = "tag:yaml.org,2002:"
 
 
 class _Loader(_SAFE):  # type: ignore[misc]
-    """YAML as a safe loader reads it, but that of two keys of one name none is passed over, and a day stays text."""
+    """YAML as a safe loader reads it, but a day stays text, as in quotes: what is to be a day says so itself."""
 
-    # As `on: 2024-01-31` is in quotes, too: what is to be a day says so itself.
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAGS}timestamp"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in _SAFE.yaml_implicit_resolvers.items()
     }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set[str]()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, f"found the key {key.value!r} twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
 
 def read_yaml(file: Path, place: str) -> Any:
@@ -39,8 +26,26 @@ def read_yaml(file: Path, place: str) -> Any:
     Raises FileNotFoundError if it is not there.
     """
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a safe one
+        text = file.read_text(encoding="utf-8")
+        _refuse_repeated(yaml.compose(text, _Loader), set())
+        return yaml.load(text, _Loader)  # a safe one
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{place}: expected text in UTF-8: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{place}: not valid YAML: {error}") from None
+
+
+def _refuse_repeated(node: yaml.Node | None, seen: set[int]) -> None:
+    """Raises YAMLError for a key that a mapping has twice, of which PyYAML takes the last one without a word."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    keys = set[tuple[str, str]]()
+    for child in node.value:
+        for part in child if isinstance(node, yaml.MappingNode) else [child]:
+            _refuse_repeated(part, seen)
+        if not isinstance(node, yaml.MappingNode) or not isinstance(key := child[0], yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in keys:
+            raise yaml.MarkedYAMLError(problem=f"found the key {key.value!r} twice", problem_mark=key.start_mark)
+        keys.add((key.tag, key.value))

@@ -1,6 +1,7 @@
 """Mistakes in a source's code and declaration are named by file and line or key, before a row is read."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from pyspark.sql import functions as F
 
 import transforms.contacts
 from jobs import silver
+from jobs.engine import sources
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.sources import Source, load_sources
+from jobs.engine.rules import RuleResult
+from jobs.engine.sources import Rule, Source, load_sources
+from jobs.silver import SilverReport
 from tests.lab import Lab
 
 
@@ -40,11 +44,12 @@ def refusal(action: Callable[[], object]) -> str:
     ],
 )
 def test_a_mistake_in_a_transform_is_named_by_its_line(
-    spark: SparkSession, tmp_path: Path, body: str, says: str
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str
 ) -> None:
-    code: dict[str, Any] = {}
+    code, contacts = dict[str, Any](), load_sources(["contacts"])[0]
+    monkeypatch.setattr(sources, "PROJECT", tmp_path)
     exec(compile(f"def parse(raw):\n    {body}\n", str(tmp_path / "transforms/things.py"), "exec"), code)
-    said = refusal(lambda: silver.call(code["parse"], {"raw": spark.range(1)}, load_sources(["contacts"])[0]))
+    said = refusal(lambda: silver.call(code["parse"], {"raw": spark.range(1)}, contacts))
     assert said.startswith(says.removesuffix("\n"))
 
 
@@ -72,6 +77,7 @@ def test_code_that_cannot_be_loaded_is_named(
     if code:
         (tmp_path / "transforms/things.py").write_text(code)
     monkeypatch.setattr(transforms, "__path__", [str(tmp_path / "transforms")])
+    monkeypatch.setattr(sources, "PROJECT", tmp_path)
     things = Source.model_validate(
         {"name": "things", "landing": "things/*.txt", "format": "lines", "tables": {"things": {"key": ["id"]}}}
     )
@@ -102,7 +108,24 @@ def test_derived_tables_may_be_declared_in_any_order(lab: Lab, monkeypatch: pyte
     rule = {"name": "any", "expression": "count > 0", "action": "warn", "reason": "none"}
     silver.check(run, declared(held={"key": ["file"], "rules": [rule]}))
 
+    # What a rule refers to comes first, too.
+    monkeypatch.setattr(transforms.contacts, "names", partial(lambda table: table), raising=False)
+    refers = {"name": "known", "references": "named(counselor_id)", "action": "warn", "reason": "unknown"}
+    named = {"transform": "counselors", "key": ["counselor_id"]}
+    of_names = {"transform": "transfers", "key": ["contact_id"], "rules": [refers]}
+    silver.check(run, declared(counselors=None, named=named, of_names=of_names, transfers=None))
+
     monkeypatch.setattr(transforms.contacts, "egg", lambda hen: hen, raising=False)
     monkeypatch.setattr(transforms.contacts, "hen", lambda egg: egg, raising=False)
     said = refusal(lambda: silver.shapes(run, declared(egg={"key": ["contact_id"]}, hen={"key": ["contact_id"]})))
     assert said == "conf/sources/contacts.yaml, tables: these are computed from each other: egg, hen"
+
+
+def test_what_a_rule_found_in_two_passes_is_one_result() -> None:
+    one, other = (Rule(name=name, expression="x", action="warn", reason="y") for name in ("one", "other"))
+    first = SilverReport(3, 2, 1, rules=[RuleResult("t", one, 1, 3), RuleResult("t", other, 0, 3)])
+    both = first.plus(SilverReport(2, 2, 0, rules=[RuleResult("t", one, 2, 2), RuleResult("u", one, 1, 2)]))
+    assert (both.rows_read, both.rows_written, both.rows_quarantined) == (5, 4, 1)
+    assert [(r.table, r.rule.name, r.violations, r.rows) for r in both.rules] == [
+        ("t", "one", 3, 5), ("t", "other", 0, 3), ("u", "one", 1, 2),
+    ]  # fmt: skip

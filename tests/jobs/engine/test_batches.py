@@ -152,9 +152,20 @@ def test_what_is_copied_sent_again_or_only_not_looked_for_was_not_moved() -> Non
     (copy,) = deliver(history, landing)[1]
     del landing.contents["a"]
     (elsewhere,) = plan(history, landing.listing(), landing.hashes, is_looked_for=lambda path: path != "a")
-    landing.touched["b"] = 5  # by who sends what was archived once more, in its time
+    landing.touched["b"] = 5_000  # by who sends what was archived once more, in its time
     (again,) = deliver(history, landing)[1]
     assert [(e.status, e.moved_from) for e in (copy, elsewhere, again)] == [("known", [])] * 3
+
+
+def test_a_file_is_moved_also_by_what_keeps_its_time_to_the_second() -> None:
+    landing = Landing()
+    landing.contents, landing.touched["a"] = {"a": "1"}, 7_952
+    history, _ = deliver(History(), landing)
+    landing.contents, landing.touched["a.bz2"] = {"a.bz2": "1"}, 7_000
+    history, events = deliver(history, landing)
+    assert [(e.source_file, e.status, e.moved_from) for e in events] == [("a.bz2", "known", ["a"])]
+    landing.contents["a.bz2"] = "corrected"
+    assert deliver(history, landing)[0].live() == {(3, "a.bz2")}
 
 
 def test_of_files_with_one_content_that_are_moved_together_one_tells_of_all() -> None:

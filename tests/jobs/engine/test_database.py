@@ -40,7 +40,12 @@ def test_a_connection_string_without_the_password_is_enough(
         assert postgres.password not in address
         assert file.stat().st_mode & 0o777 == 0o600
     # What the shell says is of other servers.
-    for name, value in {"PGPASSWORD": "other", "PGSSLMODE": "require", "PGHOSTADDR": "127.0.0.9"}.items():
+    for name, value in {
+        "PGPASSWORD": "other",
+        "PGSSLMODE": "require",
+        "PGHOSTADDR": "127.0.0.9",
+        "PGGSSENCMODE": "require",
+    }.items():
         monkeypatch.setenv(name, value)
     with psycopg.connect(address) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (postgres.user,)

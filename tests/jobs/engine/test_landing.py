@@ -123,6 +123,20 @@ def test_a_landing_folder_that_is_not_there_is_not_taken_for_an_empty_one(
         list_files(spark, str(tmp_path), ["members/*.log"])
 
 
+def test_a_landing_folder_elsewhere_is_to_be_there_too_and_a_name_that_hadoop_cannot_list_is_told_of(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "local_path", lambda _: None)
+    with pytest.raises(AssayError, match=f"there is no landing folder {tmp_path}/nowhere\n"):
+        list_files(spark, f"{tmp_path}/nowhere", ["members/*.log"])
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members/a.log").touch()
+    assert [file.path for file in list_files(spark, str(tmp_path), ["members/*.log"])] == ["members/a.log"]
+    (tmp_path / "members/2026-11-21T08:00.log").touch()
+    with pytest.raises(AssayError, match=f"a file in {tmp_path}/members has a colon in its name"):
+        list_files(spark, str(tmp_path), ["members/*.log"])
+
+
 def test_a_pattern_stands_for_names_in_one_folder() -> None:
     patterns = ["signups/*.csv", "*/deep/*.csv"]
     found = {path: landing.is_expected(path, patterns) for path in ("signups/a.csv", "signups/b/a.csv", "b/deep/a.csv")}
@@ -160,11 +174,25 @@ def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
 
         return refuse
 
+    scandir = os.scandir
     # Also where a network's folder has gone away.
     for number, says in ((errno.EACCES, "permission denied"), (errno.ESTALE, "stale file handle")):
         monkeypatch.setattr(os, "scandir", refusing(number))
         with pytest.raises(AssayError, match=f"the folder {tmp_path}/members cannot be listed: {says}"):
             list_files(spark, str(tmp_path), ["members/*.log"])
+    # Nor one further down, of which Python's own way would find nothing.
+    monkeypatch.setattr(os, "scandir", scandir)
+    (tmp_path / "members/2024").mkdir(parents=True)
+
+    def refuse_below(folder: Path) -> object:
+        return scandir(folder) if Path(folder).name != "2024" else refusing(errno.EACCES)(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse_below)
+    for pattern in ("members/2024/*.log", "members/*/*.log", "*/20*/*.log"):
+        with pytest.raises(AssayError, match=f"the folder {tmp_path}/members/2024 cannot be listed: permission denied"):
+            list_files(spark, str(tmp_path), [pattern])
+    assert list_files(spark, str(tmp_path), ["members/*.log", "none/*/*.log"]) == []
+    monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     # Of a file that is named alone, no folder need be listed.
     found = list_files(spark, str(tmp_path), [glob.escape(name) for name in [*alone, "elsewhere/none.log"]])
     assert [file.path for file in found] == sorted(alone)

@@ -1,5 +1,7 @@
 """One run at a time: across processes, with a clear line for the second, and free as soon as the first is gone."""
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -110,3 +112,25 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     expected = f"cannot lock {tmp_path}/file: Not a directory: {tmp_path}/file/ops/.lock"
     with pytest.raises(AssayError, match=expected), exclusive(f"{tmp_path}/file", "assay run", database=no_database):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    expected = f"cannot lock {tmp_path}/lake: {os.strerror(number)}: {tmp_path}/lake/ops/.lock"
+    with pytest.raises(AssayError, match=expected), exclusive(f"{tmp_path}/lake", "assay run", database=no_database):
+        pass
+
+
+def test_on_a_full_disk_it_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with exclusive(str(tmp_path), "assay maintain", database=no_database):
+        expected = pytest.raises(AssayError, match=f"another run works on {tmp_path}\n")
+        with expected, exclusive(str(tmp_path), "assay run", database=no_database):
+            pass

@@ -323,16 +323,19 @@ def test_rights_to_create_schemas_and_roles_are_enough(database: Database, plain
             "has_table_privilege('analyst', 'ops.releases', 'SELECT')"
         )
         assert connection.execute(still).fetchone() == (False, False, True)
-        # A schema that is made anew is granted anew, but for what is of no release now.
-        connection.execute("CREATE TABLE gold.former (); REVOKE ALL ON gold.former FROM analyst")
-        connection.execute("ALTER TABLE gold.former OWNER TO plain")
-        connection.execute("INSERT INTO ops.release_tables VALUES (1, 'gold.former', 0, 0, '0', 'd')")
+        # A schema that is made anew is granted anew, but for what is of no release now, or has moved.
+        for table, release in {"former": 1, "moved": 2}.items():
+            connection.execute(f"CREATE TABLE gold.{table} (); REVOKE ALL ON gold.{table} FROM analyst")
+            connection.execute(f"ALTER TABLE gold.{table} OWNER TO plain")
+            connection.execute(f"INSERT INTO ops.release_tables VALUES ({release}, 'gold.{table}', 0, 0, '0', 'd')")
+        connection.execute("INSERT INTO ops.release_tables VALUES (1, 'restricted.moved', 0, 0, '0', 'd')")
         connection.execute("DROP SCHEMA restricted CASCADE")
         assert publish(plain_user, thing(ID_N, 1), (3, 1)) == 3
         assert connection.execute(still).fetchone() == (True, True, True)
         # So is what is published, as after a backup was restored on a server that has no such roles.
         assert connection.execute(may_read).fetchone() == (True,)
-        assert connection.execute(may_read.replace("things", "former")).fetchone() == (False,)
+        for table in ("former", "moved"):
+            assert connection.execute(may_read.replace("things", table)).fetchone() == (False,)
 
 
 def test_readers_may_read_what_another_publisher_makes(database: Database, plain_user: Database) -> None:

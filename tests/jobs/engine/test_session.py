@@ -93,9 +93,13 @@ def test_another_spark_is_refused_and_java_that_does_not_start_is_named(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(session.pyspark, "__version__", "9.9.9")
+        patch.setattr(session, "version", lambda _: "9.9.9")
         with pytest.raises(ConfigurationError, match=rf"this is Spark {spark.version}, and Assay is made for 9\.9\.9"):
             start_session()
+    with monkeypatch.context() as patch:
+        patch.setattr(session.pyspark, "__file__", "/opt/spark/python/pyspark/__init__.py")
+        with pytest.raises(ConfigurationError, match="PYTHONPATH leads to another PySpark: /opt/spark/python/pyspark"):
+            session._own_spark()
     place = {
         "JAVA_HOME": str(tmp_path),
         "ASSAY_LOGS": str(tmp_path / "logs"),
@@ -150,11 +154,13 @@ def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monk
     for name in ("SPARK_LOCAL_DIRS", "PYSPARK_GATEWAY_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SPARK_HOME", "/opt/spark-3.5")
+    monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "")
     monkeypatch.setattr(session, "_jvm_is_running", lambda: False)
     monkeypatch.setattr(session.SparkSession, "builder", Builder())
     with pytest.raises(RuntimeError, match="Java starts"):
         start_session(spark_settings=own)
+    assert os.environ["LC_ALL"] == "C.UTF-8", "else Java finds no files whose names have other letters"
     assert Path(os.environ["SPARK_HOME"], "bin/spark-submit").exists(), "not another Spark that is on this machine"
     assert not any("a=b" in word for word in seen["words"])
     assert seen["mode"] == [0o600]

@@ -6,6 +6,7 @@ import pytest
 
 from jobs.engine import settings
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.yaml_files import read_yaml
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,15 @@ def test_relative_paths_begin_at_the_project_and_places_elsewhere_stay(monkeypat
     for place, is_path in {"data/x": True, "a:b/c": True, "dbfs:/lake": False, "s3a://lake/x": False}.items():
         monkeypatch.setenv("ASSAY_LAKEHOUSE", place)
         assert settings.load_settings().lakehouse == (f"{settings.PROJECT}/{place}" if is_path else place)
+
+
+def test_keys_that_are_merged_from_elsewhere_may_be_given_again(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "a: &a {x: 1}\nb:\n  c: &c\n    <<: *a\n    x: 2\nd:\n  <<: *c\n1: one\n'1': text\nday: 2024-02-30\n"
+    )
+    read = read_yaml(file, "x.yaml")
+    assert read == {"a": {"x": 1}, "b": {"c": {"x": 2}}, "d": {"x": 2}, 1: "one", "1": "text", "day": "2024-02-30"}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# landing: raw", "landing: donn\u00e9es".encode()])

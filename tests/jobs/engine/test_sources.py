@@ -125,8 +125,8 @@ def several(**keys: Any) -> str:
         (changed(landing="/data/things/*.txt"), "landing: a pattern below the landing folder, such as weather/*.txt"),
         (changed(landing="../things/*.txt"), "landing: a pattern below the landing folder"),
         (
-            changed(publish={"t" * 52: VALID["publish"]["things"]}),
-            f"publish.{'t' * 52}.[key]: String should match pattern",
+            changed(publish={"t" * 58: VALID["publish"]["things"]}),
+            f"things.yaml, publish.{'t' * 58}: the name is too long for Postgres by 1",
         ),
         (
             changed(publish={"things": {**VALID["publish"]["things"], "indexes": [["id"], ["id"]]}}),
