@@ -210,7 +210,7 @@ def _sort_files(planned: SourcePlan, events: Sequence[FileEvent], decided: Histo
     }
     for event in events:
         if event.status == "rejected":
-            planned.set_aside.append(PlannedFile(event.source_file, event.size, event.reason or ""))
+            planned.set_aside.append(PlannedFile(event.source_file, max(event.size, 0), event.reason or ""))
         elif event.status == "known":
             why = event.why_known(origin[event.content_hash])
             planned.delivered_again.append(PlannedFile(event.source_file, event.size, why))
