@@ -167,8 +167,9 @@ def refine(run: Run, source: Source) -> SilverReport | None:
         if run.lake.exists(bronze_table(source, raw)):
             passes: list[SilverReport] = []
             while scope := _scope(run, source, table):
-                # What is made anew takes the place of what an earlier pass has made.
-                passes = [*([] if scope.rebuild else passes), _refine(run, source, table, scope)]
+                if scope.rebuild:  # it takes the place of what an earlier pass has made
+                    passes.clear()
+                passes.append(_refine(run, source, table, scope))
             reports += passes
         # Also where all files that bronze has rows of were set aside while they were read.
         _make_empty(run, source, table)

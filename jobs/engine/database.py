@@ -52,7 +52,7 @@ class Database:
         """
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(f"*:*:*:{self.user}:{self.password}\n")
-        # No password goes before a file, but for that of PGPASSWORD, which is perhaps of another server.
+        # Without an empty one, the password of PGPASSWORD would go before the file's, perhaps that of another server.
         own = {"hostaddr": self.host, **_WITHOUT_TLS} if self.is_own else {}
         return f"{self.url()}?{urlencode({'password': '', 'passfile': str(file), **own}, quote_via=quote)}"
 

@@ -16,7 +16,7 @@ from pydantic_settings import (
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.landing import is_uri
 from jobs.engine.session import PROJECT
-from jobs.engine.yaml_files import read_yaml
+from jobs.engine.yaml_files import read_yaml, said_of
 
 SETTINGS_FILE = "conf/assay.yaml"
 MOST_DAYS = 36_500  # a hundred years: of some thousand, there would be no day to keep from
@@ -137,7 +137,4 @@ def _finding(item: Any, title: str) -> str:
     key = ".".join(str(part) for part in item["loc"])
     variable = f"{'POSTGRES' if title == 'PostgresSettings' else 'ASSAY'}_{key.split('.')[0].upper()}"
     place = f"environment variable {variable}" if variable in os.environ else f"{SETTINGS_FILE}, {key}"
-    if item["type"] == "extra_forbidden":
-        return f"{place}: no such setting"
-    is_own = item["type"] == "value_error"  # it says what is wrong itself, and so as not to show a secret
-    return f"{place}: {item['msg'].removeprefix('Value error, ')}" + ("" if is_own else f" (found: {item['input']!r})")
+    return f"{place}: {said_of(item)}"

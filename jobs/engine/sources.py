@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import PROJECT
 from jobs.engine.versions import WAY_OF_HASHING
-from jobs.engine.yaml_files import read_yaml
+from jobs.engine.yaml_files import read_yaml, said_of
 
 SOURCES_FOLDER = Path("conf/sources")
 Transform = Callable[..., DataFrame]
@@ -534,11 +534,4 @@ def _finding(item: Any) -> str:
     key = ""
     for part in item["loc"]:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    if item["type"] == "extra_forbidden":
-        return f"{key}: no such setting"
-    if item["type"] == "missing":
-        return f"{key}: missing"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}".removeprefix(": ") + (
-        "" if item["type"] == "value_error" else f" (found: {item['input']!r})"
-    )
+    return f"{key}: {said_of(item)}".removeprefix(": ")

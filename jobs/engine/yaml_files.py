@@ -26,13 +26,24 @@ def read_yaml(file: Path, place: str) -> Any:
     Raises FileNotFoundError if it is not there.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        _refuse_repeated(yaml.compose(text, _Loader), set())
-        return yaml.load(text, _Loader)  # a safe one
+        loader = _Loader(file.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _refuse_repeated(node, set())  # before merges add keys to it
+        return None if node is None else loader.construct_document(node)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{place}: expected text in UTF-8: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{place}: not valid YAML: {error}") from None
+
+
+def said_of(item: Any) -> str:
+    """What pydantic found wrong with a value; a check of our own says itself what was found, if it may be shown."""
+    if item["type"] == "extra_forbidden":
+        return "no such setting"
+    if item["type"] == "missing":
+        return "missing"
+    said = str(item["msg"]).removeprefix("Value error, ")
+    return said if item["type"] == "value_error" else f"{said} (found: {item['input']!r})"
 
 
 def _refuse_repeated(node: yaml.Node | None, seen: set[int]) -> None:
