@@ -1,4 +1,4 @@
-# Every target sets up what it needs: only Python 3.11+, Java 17+ and the package registries are presupposed.
+# Every target sets up what it needs: only Python 3.11 to 3.13, Java 17+ and the package registries are presupposed.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3

@@ -70,15 +70,18 @@ class Database:
                 await self._places.acquire()
         except TimeoutError:
             raise DatabaseUnavailable("too many requests wait for the database") from None
-        failure = None
         try:
-            return await self._rows(query, parameters)
+            rows = await self._rows(query, parameters)
         except DatabaseUnavailable as unavailable:
-            failure = unavailable
+            self._report(unavailable)
             raise
-        finally:
+        except NotPublished:
+            self._report(None)
+            raise
+        finally:  # of a request that was given up nothing is known
             self._places.release()
-            self._report(failure)
+        self._report(None)
+        return rows
 
     async def close(self) -> None:
         while self._idle:

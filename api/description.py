@@ -14,7 +14,9 @@ ABOUT = f"""Receives the entries of members and serves the published tables of i
 
 Every answer is JSON: `data`, or `error` (what was wrong) with `hint` (what to do). Where API keys are set ({VARIABLE}),
 send one as `Authorization: Bearer <key>` or `X-API-Key: <key>`: 401 without a known one, 403 if it lacks the right to
-read or to write. Every answer has an `X-Request-ID`, by which it is found in the log. HEAD is answered wherever GET is.
+read or to write. Without them only this machine is served, and neither web pages of others (403) nor whoever asks for
+another name, or through a proxy (421). Every answer to a request has an `X-Request-ID`, by which it is found in the
+log. HEAD is answered wherever GET is.
 
 Answers from tables have an `ETag`, which changes with each release: send it back as `If-None-Match`, and get 304
 without a body as long as nothing has changed."""
@@ -33,7 +35,7 @@ READY_EXAMPLE = {"data": {"status": "ok", "release": {"release_id": 7, "publishe
 _ERRORS = {
     400: ("Something in the request is wrong; nothing was kept", "customer_id is not a positive integer"),
     401: ("No known API key was sent", "this needs an API key, and none that is known was sent"),
-    403: ("The key lacks the right", "this key may not write"),
+    403: ("The key lacks the right; or, without keys, a web page from elsewhere asks", "this key may not write"),
     404: ("There is no such customer", "there is no such customer"),
     408: ("The body took too long to come", "the body did not come within 30 s"),
     413: ("The body, or an entry in it, is too large; nothing was kept", "the entry is over 65,536 bytes"),
@@ -91,7 +93,7 @@ ENTRIES_BODY = {
     ),
     "content": {
         "application/json": {
-            "schema": {"anyOf": [_MEMBER, _MEMBERS]},
+            "schema": {"anyOf": [_MEMBER, _ENTRY, _MEMBERS]},
             "examples": {
                 "one": {"summary": "One entry", "value": {"member": ENTRY}},
                 "several": {"summary": "Several", "value": {"member": [ENTRY, OTHER_ENTRY]}},
@@ -99,7 +101,7 @@ ENTRIES_BODY = {
             },
         },
         "text/plain": {
-            "schema": {"type": "string", "pattern": rf"^{_LINE}(\r?\n{_LINE})*$"},
+            "schema": {"type": "string", "pattern": rf"^{_LINE}(\r?\n{_LINE})*(\r?\n)?$"},
             "examples": {
                 "one": {"summary": "One entry", "value": ENTRY},
                 "several": {"summary": "An entry a line", "value": f"{ENTRY}\n{OTHER_ENTRY}\n"},

@@ -45,10 +45,11 @@ def read_batch(body: bytes) -> Batch:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not valid UTF-8", FORM) from None
-    text = text.strip(_BLANKS)
-    if not text:
+    text = text.rstrip(_BLANKS)
+    bare = text.lstrip(_BLANKS)
+    if not bare:
         raise ApiError(400, "the body is empty", FORM)
-    found = list(islice(_of_json(text) if _is_json(text) else _of_text(text), MAX_ENTRIES + 1))
+    found = list(islice(_of_json(bare) if _is_json(bare) else _of_text(text), MAX_ENTRIES + 1))
     if len(found) > MAX_ENTRIES:
         raise _too_many()
     if not found:

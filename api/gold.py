@@ -15,11 +15,30 @@ from api.database import Database, NotPublished, Row
 
 Counts = dict[str, int]
 
-_NEWEST = "WITH release AS (SELECT release_id, published_at FROM ops.releases ORDER BY release_id DESC LIMIT 1) "
+
+def _newest(*tables: str) -> str:
+    """The newest release, if it has all of these tables of gold: else they show rows of an earlier one.
+
+    That happens after another lakehouse took over the database, until it publishes them as well.
+    """
+    names = ", ".join(f"'gold.{table}'" for table in tables)
+    return f"""
+WITH release AS (
+  SELECT release_id, published_at FROM ops.releases
+  WHERE release_id = (SELECT max(release_id) FROM ops.releases)
+    AND (SELECT count(*) FROM ops.release_tables AS t
+         WHERE t.release_id = releases.release_id AND t.table_name IN ({names})) = {len(tables)}
+)"""
+
 
 # Postgres looks for each table that a statement names, and whether the role may read it, also where it reads no row.
 _RELEASE = (
-    _NEWEST
+    _newest(
+        "customer_channel_interactions",
+        "customer_channel_daily_interactions",
+        "customer_channel_topics",
+        "product_customer_types",
+    )
     + """
 SELECT release_id, published_at FROM release
 WHERE NOT EXISTS (SELECT FROM gold.customer_channel_interactions WHERE false)
@@ -30,7 +49,7 @@ WHERE NOT EXISTS (SELECT FROM gold.customer_channel_interactions WHERE false)
 
 # The order is by code point, whatever the database's own is.
 _INTERACTIONS = (
-    _NEWEST
+    _newest("customer_channel_interactions")
     + """
 SELECT release_id, published_at, c.channel, c.interaction_count
 FROM release LEFT JOIN gold.customer_channel_interactions AS c ON c.customer_id = %(customer_id)s
@@ -38,7 +57,7 @@ ORDER BY c.channel COLLATE "C"
 """
 )
 _INTERACTIONS_IN_PERIOD = (
-    _NEWEST
+    _newest("customer_channel_interactions", "customer_channel_daily_interactions")
     + """
 SELECT release_id, published_at, c.channel, coalesce(sum(d.interaction_count), 0)::bigint
 FROM release
@@ -51,7 +70,7 @@ ORDER BY c.channel COLLATE "C"
 """
 )
 _TOPICS = (
-    _NEWEST
+    _newest("customer_channel_interactions", "customer_channel_topics")
     + """
 SELECT release_id, published_at, c.channel, t.product, t.interaction_count
 FROM release
@@ -61,7 +80,7 @@ ORDER BY c.channel COLLATE "C", t.product COLLATE "C"
 """
 )
 _CUSTOMER_TYPES = (
-    _NEWEST
+    _newest("product_customer_types")
     + """
 SELECT release_id, published_at, t.product, t.customer_type, t.interaction_count
 FROM release LEFT JOIN gold.product_customer_types AS t ON true
@@ -85,7 +104,7 @@ class Gold:
         self._database = database
 
     async def release(self) -> Release:
-        """The newest release. Raises also if a table that is served here is not there, or may not be read."""
+        """The newest release. Raises also if it lacks a table that is served here, or that may not be read."""
         release, _ = await self._ask(_RELEASE, {})
         return release
 
@@ -116,7 +135,7 @@ class Gold:
         """The release and the rest of each row."""
         rows = await self._database.rows(query, parameters)
         if not rows:
-            raise NotPublished("ops.releases is empty")
+            raise NotPublished("there is no release yet, or the newest one lacks a table that is served")
         # Postgres answers in the zone of the session, which server, database, role or PGTZ may have set.
         return Release(rows[0][0], rows[0][1].astimezone(UTC)), [row[2:] for row in rows]
 

@@ -20,6 +20,8 @@ from api.keys import ANYBODY, VARIABLE, Caller, Key, Right, identify
 
 # Neither keys nor limits: whoever watches over the service asks these.
 WATCHED = {"/health", "/ready"}
+# What a proxy says of the client that it asks for.
+_FORWARDED = {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 MAX_CALLERS = 10_000
 MAX_IN_FLIGHT = 1_000
 
@@ -161,11 +163,14 @@ def _require_local(headers: Mapping[bytes, bytes]) -> None:
     """Without keys, only programs of this machine are served. A web page that its browser shows is not one of them.
 
     A page can make a name of its own point to 127.0.0.1 (DNS rebinding): then the Host is that name. It can also post
-    here from its own address without asking first: then the Origin is that address.
+    here from its own address without asking first: then the Origin is that address. Nor are those whom a reverse proxy
+    of this machine passes on, if it says that it does.
     """
     keys = f"or set {VARIABLE}, which lets others in"
     if not _is_local(b"//" + headers.get(b"host", b"")):
         raise ApiError(421, "without API keys, only this machine is served", f"ask for 127.0.0.1 or localhost, {keys}")
+    if not _FORWARDED.isdisjoint(headers):
+        raise ApiError(421, "without API keys, nobody is served through a proxy", f"ask without one, {keys}")
     if b"origin" in headers and not _is_local(headers[b"origin"]):
         raise ApiError(403, "without API keys, no web pages from elsewhere are served", f"use no browser, {keys}")
 

@@ -27,7 +27,7 @@ class Landing:
         self._wake = asyncio.Event()
         self._is_stopping = False
         self._is_failing = False
-        self._part: Part | None = None  # touched by the writing thread only
+        self._part: Part | None = None  # changed by the writing thread only
         self._seal_at: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing")
         self._tasks: list[asyncio.Task[None]] = []
@@ -43,6 +43,7 @@ class Landing:
         writer, recoverer = self._tasks
         await writer
         recoverer.cancel()
+        await asyncio.to_thread(self._recover)  # what had to be abandoned, and holds acknowledged lines
         self._thread.shutdown()
 
     async def append(self, lines: bytes) -> None:

@@ -113,9 +113,7 @@ def recover(folder: Path) -> int:
     Raises OSError of the first that could not be sealed, after the others.
     """
     sealed, failure = 0, None
-    with os.scandir(folder) as listing:
-        left = [Path(e.path) for e in listing if e.name.startswith(f".{_PREFIX}") and e.name.endswith(_HIDDEN_SUFFIX)]
-    for path in sorted(left):
+    for path in _hidden(folder):
         try:
             sealed += _recover_one(path)
         except FileNotFoundError:  # sealed in the meantime
@@ -125,6 +123,28 @@ def recover(folder: Path) -> int:
     if failure:
         raise failure
     return sealed
+
+
+def left_behind(folder: Path) -> int:
+    """How many hidden files there are that no living process writes: `recover` has not come by since one died."""
+    with suppress(OSError):  # there is no such folder, or it may not be listed
+        return sum(_is_left(path) for path in _hidden(folder))
+    return 0
+
+
+def _is_left(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return os.fstat(file.fileno()).st_size > 0
+    except OSError:  # it is locked, or sealed in the meantime
+        return False
+
+
+def _hidden(folder: Path) -> list[Path]:
+    with os.scandir(folder) as listing:
+        left = [Path(e.path) for e in listing if e.name.startswith(f".{_PREFIX}") and e.name.endswith(_HIDDEN_SUFFIX)]
+    return sorted(left)
 
 
 def _recover_one(path: Path) -> bool:

@@ -12,7 +12,14 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from api.database import DatabaseUnavailable, NotPublished
-from api.description import API_PREFIX, CUSTOMER_TYPES_EXAMPLE, INTERACTIONS_EXAMPLE, TOPICS_EXAMPLE, error_responses
+from api.description import (
+    API_PREFIX,
+    CUSTOMER_TYPES_EXAMPLE,
+    INTERACTIONS_EXAMPLE,
+    TOPICS_EXAMPLE,
+    VERSION,
+    error_responses,
+)
 from api.description import example_response as example
 from api.errors import TRY_AGAIN, ApiError, json_response
 from api.gold import Gold, Release
@@ -145,10 +152,10 @@ def _unknown_customer() -> NoReturn:
 def _fresh(request: Request, release: Release, data: dict[str, Any], question: str) -> Response:
     """The data, or 304 if the caller has them already.
 
-    The ETag stands for the release and the question. Last-Modified is for people: its seconds are too coarse to tell
-    two releases apart, so If-Modified-Since is not looked at.
+    The ETag stands for the release, the question and the form of the answer. Last-Modified is for people: its seconds
+    are too coarse to tell two releases apart, so If-Modified-Since is not looked at.
     """
-    asked = f"{release.published_at.isoformat()} {request.scope['path']} {question}"
+    asked = f"{VERSION} {release.published_at.isoformat()} {request.scope['path']} {question}"
     tag = f'"{release.number}-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"'
     headers = {
         "ETag": tag,

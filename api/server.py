@@ -6,11 +6,15 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 import httptools
 import uvicorn
@@ -22,13 +26,18 @@ from api.config import ServiceConfig
 from api.errors import CannotStartError, WrongConfigurationError
 from api.guard import is_loopback
 from api.keys import VARIABLE
-from api.log import LibraryHandler
+from api.log import LibraryHandler, write_event
 from api.parts import make_folder
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30
 STOP_SECONDS = 10
+# For the rest of an answer, to a client that does not read on.
+WRITE_SECONDS = 30.0
+# Decision: more connections than this are closed as they come, so that there are file descriptors left for received
+# entries and for Postgres, whoever opens connections and says nothing. One without a byte is closed after 30 seconds.
+MAX_CONNECTIONS, _OTHER_FILES = 10_000, 100
 # Requests of one connection that wait for the answers to earlier ones. Limits see a request when its turn comes.
 MAX_WAITING = 32
 
@@ -40,6 +49,7 @@ def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
     """
     listener = listen(config)
     _prepare(config.landing)
+    _Protocol.most_connections = _most_connections()
     logging.basicConfig(handlers=[LibraryHandler()], level=logging.WARNING)
     settings = uvicorn.Config(
         create_app(config),
@@ -57,6 +67,10 @@ def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
     # Also before uvicorn has set its own handlers, and after: the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
+    if (
+        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # as under nohup; else it comes when its terminal is closed
+        signal.signal(signal.SIGHUP, server.handle_exit)
     server.run(sockets=[listener])
 
 
@@ -91,6 +105,15 @@ def _prepare(landing: Path) -> None:
         raise CannotStartError(f"cannot make the landing folder {landing}: {error.strerror}", hint) from None
     if not os.access(landing, os.R_OK | os.W_OK | os.X_OK):
         raise CannotStartError(f"may not write to the landing folder {landing}", hint)
+
+
+def _most_connections() -> int:
+    """How many connections this process has file descriptors for; it may have as many as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names a limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def address(listener: socket.socket) -> str:
@@ -159,7 +182,8 @@ class _TooManyWaitError(Exception):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, plus: what is no HTTP is told so in JSON, and what comes beside bodies may be neither large nor slow.
 
-    Nor may many requests be sent ahead of their answers: from `MAX_WAITING` on, the connection is closed.
+    Nor may many requests be sent ahead of their answers: from `MAX_WAITING` on, the connection is closed. So is one
+    whose client does not read what it is answered, and any that is one too many.
 
     A request that asks for another protocol (`Upgrade: h2c`) is answered as if it did not, as RFC 9110 (7.8) allows:
     Java's client asks so of every server without TLS.
@@ -168,7 +192,10 @@ class _Protocol(HttpToolsProtocol):
     trailers, which nobody looks at.
     """
 
+    most_connections: ClassVar[int] = MAX_CONNECTIONS
+    _quiet_until: ClassVar[float] = 0.0
     parser: _Parser
+    _write_timer: asyncio.TimerHandle | None = None
     _answering: RequestResponseCycle
     _head_bytes: int | None = None  # None: not in the middle of a head
     _head_timer: asyncio.TimerHandle | None = None
@@ -178,12 +205,24 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            transport.abort()
+            self._tell_of_too_many()
         self.parser = _Parser(self)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        self._end_write()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_write()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -282,6 +321,17 @@ class _Protocol(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
+
+    @classmethod
+    def _tell_of_too_many(cls) -> None:
+        if time.monotonic() >= cls._quiet_until:
+            cls._quiet_until = time.monotonic() + 60
+            write_event("too many connections: new ones are closed", limit=cls.most_connections)
+
+    def _end_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _end_head(self) -> None:
         self._head_bytes = None

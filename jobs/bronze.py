@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from jobs.engine import workbooks
-from jobs.engine.batches import FileEvent, History, plan, vanished_or_changed
+from jobs.engine.batches import FileEvent, History, labelled, plan, vanished_or_changed
 from jobs.engine.context import Run
 from jobs.engine.csv_files import inspect, read_csv
 from jobs.engine.errors import ConfigurationError
@@ -79,7 +79,7 @@ def check(run: Run, source: Source) -> None:
     if len(source.raw) == 1:
         return
     for event in run.ledger.history(source.name).loaded():
-        if _named_tables(event):
+        if event.raw_tables:
             continue
         present = source.raw_tables_of(event.source_file)
         for raw, batches in accounted.items():
@@ -152,13 +152,7 @@ def of_raw_table(decided: History, source: Source, raw: str) -> History:
 
 def tables_in(source: Source, event: FileEvent) -> list[str]:
     """The raw tables that a file was read for; those that the present patterns name, if the event does not say."""
-    return _named_tables(event) or source.raw_tables_of(event.source_file)
-
-
-def _named_tables(event: FileEvent) -> list[str]:
-    """The raw tables that an event names; none, if it is one of a source that had one raw table."""
-    tables, has_tables, _ = (event.content_hash or "").partition(":")
-    return tables.split("+") if has_tables else []
+    return event.raw_tables or source.raw_tables_of(event.source_file)
 
 
 def listing(run: Run, source: Source) -> list[LandingFile]:
@@ -190,7 +184,7 @@ def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:
     """Whether a file was read for the raw tables that the present patterns name; or was set aside unread."""
     if event.content_hash is None:
         return True
-    named, present = _named_tables(event), source.raw_tables_of(event.source_file)
+    named, present = event.raw_tables, source.raw_tables_of(event.source_file)
     if not named:  # it was read for one, which is among these
         return len(present) <= 1
     return len(source.raw) == 1 or not present or set(named) == set(present)
@@ -251,7 +245,7 @@ def _contents(run: Run, source: Source, paths: list[str]) -> dict[str, str | Unr
     if len(source.raw) == 1:
         return hashes
     return {
-        path: found if isinstance(found, Unreadable) else f"{'+'.join(sorted(source.raw_tables_of(path)))}:{found}"
+        path: found if isinstance(found, Unreadable) else labelled(found, source.raw_tables_of(path))
         for path, found in hashes.items()
     }
 
@@ -513,8 +507,20 @@ def _accounts(run: Run, source: Source, batch_id: int) -> list[RowAccount]:
         rows = counts.get(content, 0)
         if rows or event.status != "rejected":
             written, known = (0, rows) if event.status == "known" else (rows, 0)
-            fates = rows, written, 0, known, 0
-            accounts.append(RowAccount(source.name, "bronze", raw, event.source_file, *fates, batch_id))
+            accounts.append(
+                RowAccount(
+                    source=source.name,
+                    layer="bronze",
+                    table_name=raw,
+                    source_file=event.source_file,
+                    rows_read=rows,
+                    rows_written=written,
+                    rows_quarantined=0,
+                    rows_deduplicated=known,
+                    rows_superseded=0,
+                    batch_id=batch_id,
+                )
+            )
     return accounts
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from jobs.commands.options import (
     SourceOption,
     VerboseOption,
     WaitOption,
+    a_number,
     new_console,
 )
 from jobs.engine import embedded
@@ -173,14 +174,19 @@ def replay(
 @app.command()
 def sample(
     source: SourceOption = None,
-    rows: Annotated[int, typer.Option(min=100, help="Rows per source. Example: --rows 1000000")] = 100_000,
+    rows: Annotated[int, typer.Option(min=200, help="Rows per source. Example: --rows 1000000")] = 100_000,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files. Example: --seed 7")] = 7,
     verbose: VerboseOption = False,
 ) -> None:
     """Write sample raw files into the landing folder. Example: assay sample --source contacts --rows 1000000"""
     del verbose  # main() looks for it
-    settings = load_settings()
-    for name in [s.name for s in load_sources(source)]:
+    settings, names = load_settings(), [s.name for s in load_sources(source)]
+    for name in names:  # before any file is written
+        if (made := _sample_of(name)) and rows > made.MAXIMUM_ROWS:
+            raise ConfigurationError(
+                f"--rows {rows}: {name} has {made.MAXIMUM_ROWS:,} sample rows at most", "name other sources: --source"
+            )
+    for name in names:
         _write_sample(settings, name, rows, seed, new_console(), is_named=bool(source))
 
 
@@ -195,7 +201,12 @@ def serve(
     ] = "10000/second",
     roll_seconds: Annotated[
         float,
-        typer.Option(min=0.1, help="A run sees received entries after so long at most. Example: --roll-seconds 60"),
+        typer.Option(
+            min=0.1,
+            max=86_400,
+            callback=a_number,
+            help="A run sees received entries after so long at most. Example: --roll-seconds 60",
+        ),
     ] = 5.0,
     verbose: VerboseOption = False,
 ) -> None:
@@ -318,21 +329,24 @@ def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is
 
 def _write_sample(settings: Settings, source: str, rows: int, seed: int, console: Console, *, is_named: bool) -> None:
     """Sample files of a source; one that has no sample is passed over, unless the user has named it."""
-    import importlib.util
-
-    folder, module = _landing_folder(settings, source), f"scripts.samples.{source}"
-    if importlib.util.find_spec(module) is None:
+    folder, made = _landing_folder(settings, source), _sample_of(source)
+    if made is None:
         if is_named:
             hint = f"put files of your own into {folder}, or add scripts/samples/{source}.py"
             raise ConfigurationError(f"{source} has no sample data", hint)
         console.print(f"sample {source}: there is none", highlight=False)
         return
-    try:
-        counts = importlib.import_module(module).write(folder, rows=rows, seed=seed)
-    except ValueError as error:  # how many rows there can be depends on the source
-        raise ConfigurationError(f"sample {source}: {error}") from None
+    counts = made.write(folder, rows=rows, seed=seed)
     said = f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}"
     console.print(said, highlight=False, markup=False)
+
+
+def _sample_of(source: str) -> Any:
+    """The module that writes a source's sample, if it has one."""
+    import importlib.util
+
+    name = f"scripts.samples.{source}"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 def _landing_folder(settings: Settings, source: str) -> Path:

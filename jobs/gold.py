@@ -283,7 +283,7 @@ def _bring_up_to_date(
     Returns its state, and what its rules found.
     """
     versions = {path: run.lake.version(path) or 0 for path in recipe.inputs.values()}
-    state, changes = TableState(recipe.table, 0, versions, logic, 0, ""), _changes(run, recipe, logic)
+    state, changes = TableState(recipe.table, inputs=versions, logic=logic), _changes(run, recipe, logic)
     if changes is not None:
         if all(change.is_nothing for change in changes.values()):
             return replace(run.ledger.table_states()[recipe.table], inputs=versions), []

@@ -13,6 +13,7 @@ from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import ISO
 from jobs.engine.listing import line
 from jobs.engine.masking import LONGEST, masked
+from jobs.engine.rules import is_held_by
 from jobs.engine.sources import Source
 from jobs.silver import quarantine_table, silver_table
 
@@ -85,8 +86,7 @@ def quarantine_of(run: Run, sources: Sequence[Source], rule: str | None, example
             asked = [held for held in by_rule if rule in (None, held.rule)]
             _add_examples(run, source, table, held_back, asked, examples)
             found.rules += asked
-            is_asked = F.exists("reasons", lambda reason: reason["rule"] == rule) if rule else F.lit(True)
-            rows += held_back.where(is_asked).count() if asked else 0
+            rows += held_back.where(is_held_by(rule)).count() if asked else 0
     known = {r.name for source in sources for t in source.tables.values() for r in t.rules if r.action == "quarantine"}
     if rule is not None and rule not in known | seen:
         raise ConfigurationError(

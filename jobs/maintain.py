@@ -29,7 +29,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.landing import hadoop_configuration, hadoop_path
 from jobs.engine.ledger import ACCOUNTS, RULES, TableState
 from jobs.engine.listing import line, size, some, table
-from jobs.engine.session import session_settings
+from jobs.engine.session import logs_before, session_settings
 from jobs.engine.sources import Source
 from jobs.engine.versions import any_version, data_files, is_forgotten, modified_at
 
@@ -380,7 +380,7 @@ def _trim_postgres(target: Database, before: datetime) -> None:
 
 
 def _clean(run: Run, sources: Sequence[Source], report: Maintenance) -> None:
-    """Removes what crashed runs have left: scratch folders, unfinished exports and documents."""
+    """Removes what crashed runs have left (scratch folders, unfinished exports and documents), and old logs."""
     left = [run.lake.path("ops/scratch")]
     exported = f"{run.settings.output.rstrip('/')}/exports"
     left += [f"{exported}/.{export.file}.new" for source in sources for export in source.exports.values()]
@@ -391,6 +391,11 @@ def _clean(run: Run, sources: Sequence[Source], report: Maintenance) -> None:
             report.cleaned.append(f"{path}: left by a run that was cut short")
             if not report.dry_run:
                 file_system.delete(folder, True)
+    logs = logs_before(run.settings.logs, run.started_at - timedelta(days=run.settings.keep_days))
+    if logs:
+        report.cleaned.append(f"{run.settings.logs}: {len(logs):,} logs, older than {run.settings.keep_days} days")
+    for log in logs if not report.dry_run else []:
+        log.unlink(missing_ok=True)
     for source in sources:
         for document in source.documents.values():
             folder = documents.folder_of(run.settings.output, document)

@@ -347,7 +347,7 @@ def _publications(run: Run, source: Source, refreshed: dict[str, str]) -> list[P
     states, items = run.ledger.table_states(), []
     for name, table in source.publish.items():
         path, place = gold.gold_table(source, name), f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}"
-        state = states.get(path) or TableState(path, 0, {}, "", 0, "")
+        state = states.get(path) or TableState(path)
         if path in refreshed or path in states:
             frame = shapes[name] if path in refreshed else run.lake.read(path)
             items.append(publication(name, table, state, frame, place))

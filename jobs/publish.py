@@ -213,10 +213,17 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         live = shown_of(run, source, last, released) if source in held_back else newest(run, source)
         written += write_files(run, source, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
-    names = [item.full_name for item in changed], [item.full_name for item in [*unchanged, *unpublished]]
-    held = [source.name for source in held_back]
-    left = _left(last, sources), _files_left(run, sources), of_none
-    return PublishReport(release_id, *names, written, held, *left, _set_aside_before(run, sources, rejected))
+    return PublishReport(
+        release_id=release_id,
+        changed=[item.full_name for item in changed],
+        unchanged=[item.full_name for item in [*unchanged, *unpublished]],
+        documents=written,
+        held_back=[source.name for source in held_back],
+        left=_left(last, sources),
+        files_left=_files_left(run, sources),
+        of_no_release=of_none,
+        set_aside=_set_aside_before(run, sources, rejected),
+    )
 
 
 def _set_aside_before(run: Run, sources: Sequence[Source], news: Sequence[Row]) -> list[FileEvent]:

@@ -249,7 +249,7 @@ def _item(run: Run, full_name: str, declared: _Declared | None, wanted: Released
         raise AssayError(f"{full_name} is in release {to}, and no source publishes it now; {_UNTOUCHED}", _WHY_REFUSED)
     path, version = gold_table(declared.source, declared.name), wanted.delta_version
     frame = _version(run, path, version, to)
-    state = TableState(path, version, {}, "", wanted.row_count, wanted.checksum)
+    state = TableState(path, version, row_count=wanted.row_count, checksum=wanted.checksum)
     try:
         item = publication(declared.name, declared.published, state, frame, declared.place)
     except ConfigurationError:

@@ -7,13 +7,14 @@ the next one, does it once.
 from dataclasses import asdict, dataclass, field
 from datetime import date
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import bronze, silver
 from jobs.engine.batches import Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.rules import IS_VALID, VIOLATIONS, is_held_by
 from jobs.engine.sources import Source
 
 
@@ -113,8 +114,8 @@ def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Pr
             continue
         evaluated = silver.evaluated_now(run, source, table, rows.select(*silver.ROW).distinct()).persist()
         result.rows += evaluated.count()
-        result.passing += evaluated.where("size(_violations) = 0").count()
-        rules = evaluated.select(F.explode("_violations").alias("rule")).groupBy("rule").count().collect()
+        result.passing += evaluated.where(IS_VALID).count()
+        rules = evaluated.select(F.explode(VIOLATIONS).alias("rule")).groupBy("rule").count().collect()
         result.rules |= {row["rule"]: row["count"] + result.rules.get(row["rule"], 0) for row in rules}
         evaluated.unpersist()
     return result
@@ -124,12 +125,8 @@ def _quarantined(run: Run, source: Source, table: str, rule: str | None, batch: 
     path = silver.quarantine_table(source, table)
     if not run.lake.exists(path):
         return None
-    is_asked: Column = F.lit(True)
-    if rule:
-        is_asked &= F.exists("reasons", lambda reason: reason["rule"] == rule)
-    if batch is not None:
-        is_asked &= F.col("_batch_id") == batch
-    return run.lake.read(path).where(is_asked)
+    rows = run.lake.read(path).where(is_held_by(rule))
+    return rows if batch is None else rows.where(F.col("_batch_id") == batch)
 
 
 def _refuse_unfinished(run: Run, source: Source) -> None:

@@ -12,11 +12,13 @@ from datetime import timedelta
 from functools import partial
 from types import FrameType
 
+from api.parts import left_behind
 from jobs import bronze, gold, publish, silver
 from jobs.bronze import BronzeReport
 from jobs.engine import documents
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
+from jobs.engine.landing import local_path
 from jobs.engine.listing import some
 from jobs.engine.rules import RuleResult
 from jobs.engine.session import FEW_BYTES, FOR_FEW_ROWS, session_settings
@@ -162,7 +164,8 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
     summary.database = "embedded" if is_embedded else f"{target.host}:{target.port}"
     summary.release_id = report.release_id
     summary.tables_changed, summary.tables_unchanged = report.changed, report.unchanged
-    url = '"$(.venv/bin/assay db url --role analyst)"' if is_embedded else f'"{target.as_user("analyst", "").url()}"'
+    # On another server the role has no password: people log in as themselves, and this one as who publishes.
+    url = '"$(.venv/bin/assay db url --role analyst)"' if is_embedded else f'"{target.url()}"'
     shown = next((t for t in [*report.changed, *report.unchanged] if t.startswith("gold.")), "ops.releases")
     summary.look = f"psql {url} -c 'select * from {shown} limit 10'"
 
@@ -192,17 +195,22 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
 
 def _ignored(run: Run, source: Source) -> list[str]:
     """Warnings of what is in the source's landing folders under names that it does not expect."""
-    found = bronze.ignored(run, source)
-    if not found:
-        return []
+    found, landing = bronze.ignored(run, source), local_path(run.settings.landing)
+    hidden = left_behind(landing / source.name) if landing else 0
     read = run.ledger.history(source.name).newest_versions(accepted=True)
     groups = {
         "not read, as only {} are": [path for path in found if path not in read],
         "not read any longer, as only {} are, but their rows still count": [path for path in found if path in read],
     }
-    return [
+    warnings = [
         f"{source.name}: {says.format(source.expected_files)}: {some(paths)}" for says, paths in groups.items() if paths
     ]
+    if hidden:
+        warnings.append(
+            f"{source.name}: files of received entries are hidden ({hidden}), and the service that wrote them has "
+            "ended: start `assay serve`, which brings them forth for the next run"
+        )
+    return warnings
 
 
 def _from_the_future(run: Run, source: Source, read: BronzeReport) -> list[str]:

@@ -8,6 +8,7 @@ from api.errors import CannotStartError, WrongConfigurationError
 from api.keys import VARIABLE, parse_keys
 from api.server import serve as serve_http
 from jobs.engine import embedded
+from jobs.engine.database import read_password
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.landing import local_path
 from jobs.engine.settings import Settings
@@ -61,7 +62,7 @@ def database_finder(settings: Settings) -> Callable[[], str]:
         password = settings.database / f"{ROLE}.password"
         if not password.exists():
             raise DatabaseUnavailable("nothing has been published yet", "run `assay run` first", PUBLISH_FIRST)
-        return database.as_user(ROLE, password.read_text()).conninfo()
+        return database.as_user(ROLE, read_password(password)).conninfo()
 
     return find
 

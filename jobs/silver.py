@@ -32,8 +32,6 @@ LINEAGE = ("_source_file", "_batch_id")
 _QUARANTINED = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_rescued")
 _HELD_FOR = "_held_for"
 ROW = ("_batch_id", "_source_file", "_row_hash")
-_IS_VALID = "size(_violations) = 0"
-_IS_BAD = "size(_violations) > 0"
 
 
 @dataclass
@@ -240,7 +238,7 @@ def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:
     states = run.ledger.table_states()
     now = {silver_table(source, table): _settings_of(run, source, table) for table in source.parsed_tables}
     return [
-        TableState(table, 0, {}, fingerprint, 0, "")
+        TableState(table, logic=fingerprint)
         for table, fingerprint in now.items()
         if fingerprint != (states[table].logic if table in states else "")
     ]
@@ -279,7 +277,7 @@ def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
     with run.lake.staged(counted, f"{source.name}.{table}") as evaluated:
         results = gate.results(table, declared.rules, observed.get)
         gate.enforce(results)
-        if known is None or not scope.request or not _comes_before(evaluated.where(_IS_VALID), known, declared.key):
+        if known is None or not scope.request or not _comes_before(evaluated.where(gate.IS_VALID), known, declared.key):
             return _write_checked(run, source, table, scope, bronze, evaluated, known, results)
     # Of one key, the row of the earliest delivery stays, also if it passes only now.
     return _refine(run, source, table, replace(scope, after=0, rebuild=True))
@@ -299,9 +297,10 @@ def _write_checked(
     declared, raw = source.tables[table], source.parsed_tables[table]
     target, quarantine = silver_table(source, table), quarantine_table(source, table)
     writer = silver_writer(source, table)
-    valid, held_back = evaluated.where(_IS_VALID), evaluated.where(_IS_BAD)
+    valid, held_back = evaluated.where(gate.IS_VALID), evaluated.where(gate.IS_BAD)
     duplicates = _duplicates(valid, declared.key, known).persist()
-    ranked = _ranked(valid, duplicates, declared, _deliveries(run, source, raw, scope)).persist()
+    deliveries = _deliveries(run, source, raw, scope) if declared.keep == "newest" else None
+    ranked = _ranked(valid, duplicates, declared, deliveries).persist()
     accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
 
     # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
@@ -381,8 +380,7 @@ def _evaluated(
         return evaluated
     held = run.lake.read(quarantine).where(scope.covers())
     rule = scope.request.rule if scope.request else None
-    asked = F.exists("reasons", lambda reason: reason["rule"] == rule) if rule else F.lit(True)
-    stays = ~asked & (F.size("reasons") > 0)
+    stays = ~gate.is_held_by(rule) & (F.size("reasons") > 0)
     kept = F.max(F.when(stays, F.col("reasons"))).alias(_HELD_FOR)
     held = held.groupBy(*ROW).agg(kept, F.lit(True).alias("_was_held"))
     # After a crash, quarantine is as the replay left it: of a row that is not there it no longer tells whether it was.
@@ -404,7 +402,7 @@ def _to_stage(evaluated: DataFrame, declared: SilverTable) -> DataFrame:
         c for c in evaluated.columns if c not in always and (c in (*_QUARANTINED, _HELD_FOR) or c.startswith("_raw"))
     ]
     kept = [c for c in evaluated.columns if c in always or not c.startswith("_")]
-    return evaluated.select(*kept, *[F.when(F.expr(_IS_BAD), F.col(c)).alias(c) for c in held_back])
+    return evaluated.select(*kept, *[F.when(F.expr(gate.IS_BAD), F.col(c)).alias(c) for c in held_back])
 
 
 def _scope(run: Run, source: Source, table: str) -> Scope | None:
@@ -582,13 +580,14 @@ def _comes_before(valid: DataFrame, known: DataFrame, key: list[str]) -> bool:
     return not valid.select(*key, "_batch_id").join(there, key).where("_batch_id < _known_in").isEmpty()
 
 
-def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deliveries: DataFrame) -> DataFrame:
+def _ranked(valid: DataFrame, duplicates: DataFrame, declared: SilverTable, deliveries: DataFrame | None) -> DataFrame:
     """The rows whose key is among `duplicates`, with `_keep`: whether the row stays.
 
-    None does whose key is known already. Of a new key it is the earliest delivery's, or that of the newest file.
+    None does whose key is known already. Of a new key it is the earliest delivery's; with `deliveries`, that of the
+    newest file.
     """
     rows = valid.join(duplicates, declared.key, "inner")
-    if declared.keep == "newest":
+    if deliveries is not None:
         rows = rows.join(F.broadcast(deliveries), list(LINEAGE), "left")
         best_first = [
             F.col(name).desc_nulls_last() for name in ("_time", "_delivery", "_source_file", *declared.order_by)
@@ -625,7 +624,8 @@ def _accounts(
     read = bronze.select(*LINEAGE, F.lit(1).alias("read"))
     if scope.dead:
         read = read.join(F.broadcast(_dead(bronze, scope).withColumn("dead", F.lit(1))), list(LINEAGE), "left")
-    checked = evaluated.select(*LINEAGE, _one_if(_IS_VALID).alias("valid"), _one_if(_IS_BAD).alias("quarantined"))
+    is_valid, is_bad = _one_if(gate.IS_VALID), _one_if(gate.IS_BAD)
+    checked = evaluated.select(*LINEAGE, is_valid.alias("valid"), is_bad.alias("quarantined"))
     ranks = ranked.select(*LINEAGE, _one_if("not _keep").alias("dropped"), F.lit(None).cast("int").alias("dead"))
     # One aggregation over a union, not one over each: every shuffle costs a small run as much as its rows do.
     counted = read.unionByName(checked, True).unionByName(ranks, True).groupBy(*LINEAGE)
@@ -634,8 +634,20 @@ def _accounts(
     accounts = []
     for file, batch, rows, not_live, valid, quarantined, dropped in sums.collect():
         deduplicated, superseded = (0, not_live + dropped) if is_superseding else (dropped, not_live)
-        fates = rows, valid - dropped, quarantined, deduplicated, superseded
-        accounts.append(RowAccount(source.name, "silver", table, file, *fates, batch))
+        accounts.append(
+            RowAccount(
+                source=source.name,
+                layer="silver",
+                table_name=table,
+                source_file=file,
+                rows_read=rows,
+                rows_written=valid - dropped,
+                rows_quarantined=quarantined,
+                rows_deduplicated=deduplicated,
+                rows_superseded=superseded,
+                batch_id=batch,
+            )
+        )
     return accounts
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from transforms.shared.python_lists import text_list, time_list
-from transforms.shared.text import has_missing, known, trimmed, whole_number, without_missing
+from transforms.shared.text import has_missing, hashed, known, trimmed, whole_number, without_missing
 from transforms.shared.times import instant
 
 ENGINE_COLUMNS = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_raw", "_rescued")
@@ -114,18 +114,19 @@ def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
 
     `risk_level_count` and `rating_count` are the cases that have a value; the sums are 0 where none has.
 
-    Decision: a case that returns to the same counselor on the same day counts once; one that returns after midnight is
-    also a case of that day. The day is that of `timezone`, as the sender wrote it.
+    Decision: a case that returns to the same counselor counts once, on the day on which they took it first, also if it
+    returns after midnight. The day is that of `timezone`, as the sender wrote it.
     """
 
-    def taken(name: Column, position: Column) -> Column:
-        taken_over_at = F.coalesce(F.get("transferred_at", position - 1), "started_at")
+    def taken(name: Column) -> Column:
+        first = F.array_position("counselor_names", name).cast("int") - 1
+        taken_over_at = F.coalesce(F.get("transferred_at", first - 1), "started_at")
         day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
         return F.struct(name.alias("counselor_name"), day.alias("day"))
 
     # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
     cases = contacts.select(
-        F.explode(F.array_distinct(F.transform("counselor_names", taken))).alias("case"),
+        F.explode(F.transform(F.array_distinct("counselor_names"), taken)).alias("case"),
         "initial_risk_level",
         "call_rating",
     )
@@ -374,11 +375,11 @@ def _contact_id(record: str, damaged: Column, secret: Column) -> Column:
     as_it_came = F.coalesce(
         F.when(damaged.isNotNull() & is_in_a_field, F.concat(F.lit("damaged:"), damaged)), F.lit("")
     )
-    return F.left(F.sha2(F.concat(secret, *measured, as_it_came), 256), F.lit(32))
+    return hashed(F.concat(secret, *measured, as_it_came))
 
 
 def _counselor_id(name: Column) -> Column:
-    return F.left(F.sha2(name, 256), F.lit(32))
+    return hashed(name)
 
 
 def _without_bare_nan(text: Column) -> Column:

@@ -14,7 +14,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from transforms.shared.text import MISSING, trimmed
+from transforms.shared.text import MISSING, UNREADABLE, hashed, trimmed
 
 ENGINE_COLUMNS = ("_batch_id", "_source_file", "_ingested_at", "_row_hash", "_rescued", "_raw", "_is_malformed")
 # The order is part of every event_id: another order, or another field, gives all events new ids.
@@ -225,7 +225,7 @@ def _with_event_id(raw: DataFrame) -> DataFrame:
     # Rows with the same content are alike in all that is read of them: which of them is the first does not matter.
     alike = Window.partitionBy("_batch_id", "_source_file", "_content").orderBy(F.col("_row_hash").asc_nulls_last())
     numbered = F.concat("_content", F.lit("#"), F.row_number().over(alike))
-    event_id = F.left(F.sha2(numbered, 256), F.lit(32))
+    event_id = hashed(numbered)
     return fields.withColumn("_content", content).withColumn("event_id", event_id)
 
 
@@ -297,7 +297,7 @@ def _is_kept() -> Column:
 def _identifier(text: Column) -> Column:
     """A trimmed text in lower case; NULL if it says that there is no value, in any case, or cannot be an id."""
     bare = F.lower(text)
-    is_possible = (F.length(bare) <= LONGEST_ID) & ~bare.rlike("[\\x00\ufffd]")
+    is_possible = (F.length(bare) <= LONGEST_ID) & ~bare.rlike(UNREADABLE)
     return F.when(~_is_missing(text) & is_possible, bare)
 
 

@@ -12,7 +12,7 @@ separate interactions.
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from transforms.shared.text import WHITESPACE, known, trimmed, without_missing
+from transforms.shared.text import UNREADABLE, WHITESPACE, hashed, known, trimmed, without_missing
 from transforms.shared.times import instant
 
 ENGINE_COLUMNS = ("_batch_id", "_source_file", "_ingested_at", "_row_hash", "_rescued", "_raw", "_is_malformed")
@@ -22,13 +22,13 @@ PRODUCT_FIELDS = ("date", "product")
 
 # The type of a customer without one, and the product of a month without one.
 UNKNOWN = "Unknown"
+UNLISTED = "customer_listed"  # the warn rule of that name
 
 # Decision: a longer text is none that names a channel, product, type or occupation; Postgres cannot index it.
 LONGEST_LABEL = 100
-# NUL, which Postgres cannot hold, what a reader puts in place of bytes that are no character, and the errors of
-# spreadsheets.
+# What spreadsheets write in a cell whose value they could not compute.
 _ERRORS = r"N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|GETTING_DATA|SPILL!|CALC!|FIELD!|BLOCKED!|CONNECT!|BUSY!|UNKNOWN!"
-_UNREADABLE = rf"[\x00\ufffd]|\A#(?:{_ERRORS})\z|\AErr:\d{{3}}\z"
+_UNREADABLE = rf"{UNREADABLE}|\A#(?:{_ERRORS})\z|\AErr:\d{{3}}\z"
 _CUSTOMER_ID = r"\A(\d++)(?:\.0*+)?\z"
 
 # Decision: with slashes the day comes first, always; seconds may be left out, and zeros in front. A date alone is the
@@ -112,20 +112,27 @@ def products(raw: DataFrame) -> DataFrame:
 
 def customers(customer_records: DataFrame, interaction_records: DataFrame) -> DataFrame:
     """One row per known customer: those of the sheet (`is_listed`), and those that only interactions name."""
-    listed = customer_records.select("customer_id", "occupation", "customer_type", F.lit(True).alias("is_listed"))
+    sheet = customer_records.select("customer_id", "occupation", "customer_type", "warnings")
+    listed = sheet.withColumn("is_listed", F.lit(True))
     named = interaction_records.select(F.explode("customer_ids").alias("customer_id")).distinct()
     return listed.join(named, "customer_id", "full").select(
         "customer_id",
         "occupation",
         F.coalesce("customer_type", F.lit(UNKNOWN)).alias("customer_type"),
         F.coalesce("is_listed", F.lit(False)).alias("is_listed"),
+        F.coalesce("warnings", F.array(F.lit(UNLISTED))).alias("warnings"),
     )
 
 
 def interactions(interaction_records: DataFrame) -> DataFrame:
     """One row per interaction and customer named in it."""
     return interaction_records.select(
-        "interaction_id", "started_at", "started_on", "channel", F.explode("customer_ids").alias("customer_id")
+        "interaction_id",
+        "started_at",
+        "started_on",
+        "channel",
+        F.explode("customer_ids").alias("customer_id"),
+        "warnings",
     )
 
 
@@ -244,7 +251,7 @@ def _with_interaction_id(records: DataFrame) -> DataFrame:
         F.col("_has_unreadable_customer").asc_nulls_last(), F.col("_row_hash").asc_nulls_last()
     )
     values = [F.coalesce(value.cast("string"), F.lit("")) for value in (F.row_number().over(alike), *content)]
-    return records.withColumn("interaction_id", F.left(F.sha2(F.concat_ws("|", *values), 256), F.lit(32)))
+    return records.withColumn("interaction_id", hashed(F.concat_ws("|", *values)))
 
 
 def _started_at(text: Column, timezone: str) -> Column:

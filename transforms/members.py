@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from transforms.shared.text import known, trimmed, whole_number
+from transforms.shared.text import hashed, known, trimmed, whole_number
+from transforms.shared.times import TIME_OF_DAY
 
 ENGINE_COLUMNS = ("_source_file", "_row_hash", "_batch_id", "_ingested_at", "_raw", "_rescued")
 # In the order in which the sender writes them; plain lines are read by it.
@@ -44,7 +45,7 @@ _PLAIN_LINE = r"\A\{" + r"\|".join(_PLAIN_FIELDS) + r"\}\z"
 # -- how a value is written --
 _MEMBER_ID = r"\A[0-9a-fA-F]{16}\z"
 # Decision: YYYY-MM-DD and no other spelling. A time of day is cut off; one with an offset may mean another day.
-_DATE = r"\A[1-9]\d{3}-\d{2}-\d{2}(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?)?\z"
+_DATE = rf"\A[1-9]\d{{3}}-\d{{2}}-\d{{2}}{TIME_OF_DAY}\z"
 _NUMBER = r"\A[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d{1,9})?\z"
 _JSON_NUMBER = r"\A-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?\z"
 
@@ -203,7 +204,7 @@ def _texts(raw: DataFrame) -> DataFrame:
         *ENGINE_COLUMNS,
         "arrival",
         # As it came: of two lines with other damage, what was read is perhaps the same.
-        F.left(F.sha2(F.concat_ws("\n", "line", "_rescued"), 256), F.lit(32)).alias("entry_id"),
+        hashed(F.concat_ws("\n", "line", "_rescued")).alias("entry_id"),
         F.when(F.col("is_plain"), _plain_parts(F.col("line"))).alias("plain"),
         F.when(is_other, _names_and_values(F.col("line"))).alias("other"),
     )

@@ -14,7 +14,8 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from transforms.shared.text import known, trimmed, whole_number
+from transforms.shared.text import UNREADABLE, known, trimmed, whole_number
+from transforms.shared.times import TIME_OF_DAY
 
 ENGINE_COLUMNS = ("_batch_id", "_source_file", "_ingested_at", "_row_hash", "_rescued", "_raw", "_is_malformed")
 FIELDS = ("id", "first_name", "last_name", "age", "gender", "visit_date")
@@ -24,11 +25,8 @@ USER = ("user_id", "last_four", "first_name", "last_name", "age", "gender", "vis
 _ID = r"\A(\d+) (\d{4})\z"
 # Decision: these spellings, and no others: with slashes the month comes first, unless the year does. `05-06-2024` may
 # be May or June, `1/2/24` is short of a century. A time of day is cut off; one with an offset may mean another day.
-_TIME_OF_DAY = r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?)?"
-_YEAR_FIRST = rf"\A([1-9]\d{{3}})([-/])(\d{{2}})\2(\d{{2}}){_TIME_OF_DAY}\z"
-_MONTH_FIRST = rf"\A(\d{{1,2}})/(\d{{1,2}})/([1-9]\d{{3}}){_TIME_OF_DAY}\z"
-# NUL, which Postgres cannot hold, and what a reader puts in place of bytes that are no character.
-_UNREADABLE = "[\\x00\ufffd]"
+_YEAR_FIRST = rf"\A([1-9]\d{{3}})([-/])(\d{{2}})\2(\d{{2}}){TIME_OF_DAY}\z"
+_MONTH_FIRST = rf"\A(\d{{1,2}})/(\d{{1,2}})/([1-9]\d{{3}}){TIME_OF_DAY}\z"
 
 DAILY_COUNT = "decimal(14,2)"
 _MOST_HUNDREDTHS = 10**14 - 1  # what it can hold
@@ -59,7 +57,7 @@ def signups(raw: DataFrame) -> DataFrame:
         _if_readable("gender"),
         _date(F.col("visit_date")).alias("visit_date"),
         F.col("age").isNotNull().alias("_has_age"),
-        (~F.concat_ws("", "first_name", "last_name", "gender").rlike(_UNREADABLE)).alias("_has_readable_text"),
+        (~F.concat_ws("", "first_name", "last_name", "gender").rlike(UNREADABLE)).alias("_has_readable_text"),
     )
     return read.select(
         *ENGINE_COLUMNS,
@@ -198,7 +196,7 @@ def forecaster_named(name: str) -> Forecaster:
 
 
 def _if_readable(column: str) -> Column:
-    return F.when(~F.col(column).rlike(_UNREADABLE), F.col(column)).alias(column)
+    return F.when(~F.col(column).rlike(UNREADABLE), F.col(column)).alias(column)
 
 
 def _date(text: Column) -> Column:

@@ -4,7 +4,7 @@ CREATE SCHEMA IF NOT EXISTS restricted;
 CREATE SCHEMA IF NOT EXISTS ops;
 CREATE SCHEMA IF NOT EXISTS assay_staging;
 COMMENT ON SCHEMA gold IS 'Published tables for analysts; they change only as a whole, one release at a time';
-COMMENT ON SCHEMA restricted IS 'Published tables with personal data; only members of restricted_reader may read them';
+COMMENT ON SCHEMA restricted IS 'Published tables that say who people are; only members of restricted_reader may read them';
 COMMENT ON SCHEMA ops IS 'Which release is published, and what became of every raw row';
 COMMENT ON SCHEMA assay_staging IS 'Rows on their way into the published tables; nobody reads here';
 
@@ -100,7 +100,7 @@ CREATE TABLE IF NOT EXISTS ops.row_accounts (
 );
 CREATE INDEX IF NOT EXISTS row_accounts_by_file ON ops.row_accounts (source, source_file);
 CREATE INDEX IF NOT EXISTS row_accounts_by_run ON ops.row_accounts (run_id);
-COMMENT ON TABLE ops.row_accounts IS 'One row per run, layer, table and raw file: rows_read = rows_written + rows_quarantined + rows_deduplicated + rows_superseded';
+COMMENT ON TABLE ops.row_accounts IS 'One row per run, layer, table, batch and raw file; of one layer, table, batch and file the newest counts: rows_read = rows_written + rows_quarantined + rows_deduplicated + rows_superseded';
 COMMENT ON COLUMN ops.row_accounts.run_id IS 'The run that read the file';
 COMMENT ON COLUMN ops.row_accounts.source IS 'The source, e.g. contacts';
 COMMENT ON COLUMN ops.row_accounts.layer IS 'bronze (raw rows) or silver (cleaned rows)';
@@ -121,7 +121,7 @@ CREATE TABLE IF NOT EXISTS ops.rejected_files (
   run_id TEXT NOT NULL,
   recorded_at TIMESTAMPTZ NOT NULL
 );
-COMMENT ON TABLE ops.rejected_files IS 'One row per raw file that was set aside whole';
+COMMENT ON TABLE ops.rejected_files IS 'One row per raw file and time that it was set aside whole; one that was mended since stays';
 COMMENT ON COLUMN ops.rejected_files.source IS 'The source, e.g. contacts';
 COMMENT ON COLUMN ops.rejected_files.source_file IS 'The raw file, below the landing folder';
 COMMENT ON COLUMN ops.rejected_files.reason IS 'Why it could not be used';

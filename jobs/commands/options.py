@@ -1,5 +1,6 @@
 """Options that several commands have, and where they print."""
 
+from math import isnan
 from typing import Annotated
 
 import typer
@@ -15,10 +16,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show Spark's warnings and stack traces. Example: -v")
 ]
+
+
+def a_number(value: float) -> float:
+    """The value, unless it is `nan`, which is no smaller and no larger than any limit."""
+    if isnan(value):
+        raise typer.BadParameter("nan is no number of seconds")
+    return value
+
+
 WaitOption = Annotated[
     float,
     typer.Option(
-        "--wait", min=0, help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600"
+        "--wait",
+        min=0,
+        callback=a_number,
+        help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600",
     ),
 ]
 

@@ -26,6 +26,9 @@ class FileEvent:
     `loaded`: its rows are read in batch `batch_id`. `known`: its content was read before; if it was moved, `reason`
     lists the paths that had it and were gone, as JSON. `rejected`: set aside whole, for `reason`; a later `rejected` of
     the same batch and path replaces the earlier decision.
+
+    `content_hash` is the SHA-256 of the content; of a source with several raw tables it is `labelled` with those that
+    the file is read for.
     """
 
     source_file: str
@@ -37,6 +40,12 @@ class FileEvent:
     batch_id: int
 
     @property
+    def raw_tables(self) -> list[str]:
+        """The raw tables that the file is read for; none, if the source had one raw table then."""
+        tables, is_labelled, _ = (self.content_hash or "").partition(":")
+        return tables.split("+") if is_labelled else []
+
+    @property
     def moved_from(self) -> list[str]:
         """The paths that had this content, known by now, and were gone when it came."""
         return list(json.loads(self.reason)) if self.status == "known" and self.reason else []
@@ -46,6 +55,11 @@ class FileEvent:
         if self.moved_from:
             return f"moved from {', '.join(self.moved_from)}"
         return "its content was read before" if first in (None, self.source_file) else f"a copy of {first}"
+
+
+def labelled(content_hash: str, raw_tables: Iterable[str]) -> str:
+    """The hash of a content with the raw tables that it is read for: in others, it is another content."""
+    return f"{'+'.join(sorted(raw_tables))}:{content_hash}"
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,11 @@ class History:
 
     def followed_by(self, events: Iterable[FileEvent]) -> "History":
         """This history and what was decided since."""
-        return History([*self._decided.values(), *events], self.requests)
+        return self._with([*self._decided.values(), *events], self.requests, self._elsewhere)
 
     def asked(self, request: Request) -> "History":
         """This history and a request made since."""
-        return History(self._decided.values(), [*self.requests, request])
+        return self._with(self._decided.values(), [*self.requests, request], self._elsewhere)
 
     def of(self, is_wanted: Callable[[FileEvent], bool], *, is_full_extract: bool) -> "History":
         """The part of this history that is about wanted files."""
@@ -105,7 +119,12 @@ class History:
             [event for event in events if event.batch_id <= batch_id]
             for events in (self._decided.values(), self._elsewhere)
         )
-        return History(read, self.requests, is_full_extract=self._is_full_extract, elsewhere=elsewhere)
+        return self._with(read, self.requests, elsewhere)
+
+    def _with(
+        self, events: Iterable[FileEvent], requests: Iterable[Request], elsewhere: Iterable[FileEvent]
+    ) -> "History":
+        return History(events, requests, is_full_extract=self._is_full_extract, elsewhere=elsewhere)
 
     @property
     def newest_batch(self) -> int:

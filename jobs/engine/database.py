@@ -103,4 +103,14 @@ def kept_password(file: Path) -> str:
                 os.link(new, file)
         finally:
             new.unlink(missing_ok=True)
-    return file.read_text()
+    return read_password(file)
+
+
+def read_password(file: Path) -> str:
+    """The password that `kept_password` has put there, perhaps with the line end that an editor adds."""
+    return file.read_text().strip()
+
+
+def first_line(error: Exception) -> str:
+    """What Postgres says first; the rest is where in the statement."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,7 +27,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from jobs.engine.database import Database, kept_password
+from jobs.engine.database import Database, kept_password, read_password
 from jobs.engine.errors import AssayError
 
 HOST = "127.0.0.1"
@@ -174,7 +174,7 @@ def _database(folder: Path, server: _Server) -> Database:
     password = folder / "password"
     if not password.exists():
         raise AssayError(f"{password} is missing", f"put it back, or remove {folder} to start over (its data goes too)")
-    return Database(HOST, server.port, NAME, NAME, password.read_text().strip(), is_own=True)
+    return Database(HOST, server.port, NAME, NAME, read_password(password), is_own=True)
 
 
 # First start
@@ -470,6 +470,6 @@ def _hint(said: str, folder: Path) -> str:
 def _last_lines(said: str, folder: Path) -> str:
     """The end of what a program said, without the password."""
     password = folder / "password"
-    secret = password.read_text().strip() if password.exists() else ""
+    secret = read_password(password) if password.exists() else ""
     text = "\n".join(said.strip().splitlines()[-8:])
     return text.replace(secret, "***") if secret else text

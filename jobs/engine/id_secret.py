@@ -49,13 +49,21 @@ _WAY_OUT = "bring it back from a copy of the lakehouse; or `assay run` makes a n
 
 
 def make(lake: Lakehouse, source: str) -> None:
-    """Puts a new secret in place, whole or not at all, which only its owner may read. For a source that has none."""
+    """Puts a new secret in place, whole or not at all, which only its owner may read. For a source that has none.
+
+    Raises AssayError if the file system does not.
+    """
     name, permission = path(lake, source), java_class(lake.spark, "org.apache.hadoop.fs.permission.FsPermission")
     (file_system, file), (_, new) = _file(lake, name), _file(lake, f"{name}.{secrets.token_hex(4)}")
     with closing(file_system.create(new, False)) as stream:
         file_system.setPermission(new, permission("600"))
         stream.writeBytes(secrets.token_hex(_BYTES))
-    file_system.rename(new, file)
+    if not file_system.rename(new, file):  # which says no more than that
+        file_system.delete(new, False)
+        raise AssayError(
+            f"{name}: the secret for ids could not be put there",
+            "see that nothing else is at that place, and that its folder may be written to",
+        )
 
 
 def _file(lake: Lakehouse, path: str) -> tuple[Any, Any]:

@@ -58,7 +58,7 @@ class Unreadable:
     may_pass: bool = False
 
 
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES, _PIECE_BYTES = 64 << 10, 1 << 20
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EMPTY = Unreadable("the file is empty")
 NO_TEXT = Unreadable("the file is UTF-16, or not text: it must be UTF-8 or Windows-1252")
@@ -346,6 +346,23 @@ def head_of(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
         return _head_local(local / path) if local else _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
     except (OSError, EOFError, zlib.error) as error:
         return Unreadable(why_unreadable(error), may_pass=True)
+
+
+def pieces_of(spark: SparkSession, root: str, path: str) -> Iterator[bytes]:
+    """A file's content, decompressed: its head, and then, of a local file, the rest, in pieces.
+
+    Of other file systems only the whole lines of the head: what Python is given of these comes through Java, too slowly
+    for all of it. Raises OSError, EOFError or zlib.error.
+    """
+    local = local_path(root)
+    if local is None:
+        head = _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
+        yield head[: head.rfind(b"\n") + 1] if len(head) == HEAD_BYTES else head
+        return
+    with _opened_local(local / path) as stream:
+        yield bytes(stream.read(HEAD_BYTES))
+        while piece := stream.read(_PIECE_BYTES):
+            yield bytes(piece)
 
 
 def _head_local(file: Path) -> bytes:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock, RLock
 from typing import Any
@@ -74,11 +74,11 @@ class TableState:
     """
 
     table_name: str
-    delta_version: int
-    inputs: Mapping[str, int]
-    logic: str
-    row_count: int
-    checksum: str
+    delta_version: int = 0
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    logic: str = ""
+    row_count: int = 0
+    checksum: str = ""
 
 
 class Ledger:
@@ -134,11 +134,16 @@ class Ledger:
             self._histories |= {source: History(files[source], requests[source]) for source in unknown}
 
     def ask(self, source: str, kind: Kind, batches: Sequence[int], rule: str | None = None) -> Request:
-        """Records that rows are to go through silver once more; the run that does it may be a later one."""
+        """Records that rows are to go through silver once more; the run that does it may be a later one.
+
+        Raises AssayError if another run has recorded a request under that number meanwhile: this one would be lost.
+        """
         request = Request(self.history(source).newest_batch + 1, kind, tuple(batches), rule)
         rows = self._stamped([{"source": source, **asdict(request), "batches": list(request.batches)}], REQUEST_SCHEMA)
         with self._writing:
-            self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
+            is_first = self._lake.append_once(rows, REQUESTS, f"request:{source}", request.batch_id)
+        if not is_first:
+            raise AssayError(f"{source}: another run has made request {request.batch_id} meanwhile", LET_IT_END)
         self._histories[source] = self.history(source).asked(request)
         return request
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from jobs.engine.database import Database
+from jobs.engine.database import Database, first_line
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import local_path
 
@@ -103,7 +103,7 @@ def _locked_session(database: Database, lakehouse: str, holder: Holder, wait_sec
     except psycopg.OperationalError as error:
         raise AssayError(
             f"cannot lock {lakehouse}: no connection to Postgres at {database.host}:{database.port}: "
-            f"{str(error).strip().splitlines()[0]}",
+            f"{first_line(error)}",
             "a lakehouse that is not on a local path is locked through Postgres, whatever the run does",
         ) from None
     with connection:

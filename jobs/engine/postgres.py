@@ -13,7 +13,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, Row
 
 from jobs.engine import live_tables
-from jobs.engine.database import Database
+from jobs.engine.database import Database, first_line
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.publication import STAGING, Publication
 from jobs.engine.session import PROJECT
@@ -69,7 +69,7 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
     except psycopg.OperationalError as error:
         raise AssayError(
             f"cannot connect to Postgres at {address}, database {database.name}, as {database.user}: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             "start it, or mend POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER or POSTGRES_PASSWORD; "
             "without POSTGRES_HOST the embedded one is used",
         ) from None
@@ -86,7 +86,7 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
     except psycopg.errors.InsufficientPrivilege as error:
         raise AssayError(
             f"Postgres user {database.user} may not do that in database {database.name} at {address}: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             f"what Assay publishes is to belong to {database.user}, which a backup that was restored may not: let an "
             f"administrator run ALTER ... OWNER TO {database.user} for schemas and tables of gold, restricted and ops",
         ) from None
@@ -102,7 +102,8 @@ def connect(database: Database, *, read_only: bool = False) -> Iterator[psycopg.
         raise AssayError(
             f"Postgres at {address}, database {database.name}, stopped or failed while it was used "
             f"({type(error).__name__ if isinstance(error, psycopg.Error) else 'over JDBC'})",
-            "the release is there whole or not at all (assay releases); see the server's log, then run again",
+            "the release is there whole or not at all (assay releases); see the server's log, then run again"
+            + ("; Spark workers on other machines do not reach the embedded one: set POSTGRES_HOST" * database.is_own),
         ) from error
     except psycopg.errors.IntegrityError:
         raise  # whoever sends rows says what is wrong with them
@@ -163,7 +164,7 @@ def prepare(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -
         if _has_schemas(connection) and all(_has_role(connection, role) for role in ROLES):
             raise  # all there is to make is there, and is somebody else's
         raise AssayError(
-            f"Postgres user {user} lacks a privilege: {_first_line(error)}",
+            f"Postgres user {user} lacks a privilege: {first_line(error)}",
             f"let an administrator run: GRANT CREATE ON DATABASE {connection.info.dbname} TO {user}; "
             f"ALTER ROLE {user} CREATEROLE;  -- or CREATE ROLE {'; CREATE ROLE '.join(ROLES)};",
         ) from None
@@ -259,7 +260,7 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
             connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(item.staging, columns))
         except (psycopg.errors.UndefinedObject, psycopg.errors.SyntaxError, psycopg.DataError) as error:
             raise ConfigurationError(
-                f"{item.full_name}: Postgres does not make columns as they are declared: {_first_line(error)}",
+                f"{item.full_name}: Postgres does not make columns as they are declared: {first_line(error)}",
                 "nothing was published; mend `types` of the table in conf/sources",
             ) from None
 
@@ -495,7 +496,3 @@ def _has_role(connection: psycopg.Connection[Any], role: str) -> bool:
 def _has_schemas(connection: psycopg.Connection[Any]) -> bool:
     found = "SELECT to_regnamespace(name) IS NOT NULL FROM unnest(%s::text[]) AS name"
     return all(is_there for (is_there,) in connection.execute(found, [list(_SCHEMAS)]))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,9 +1,11 @@
 """Reading raw files as they came. A reader returns one row per raw row; nothing is parsed, changed or left out."""
 
 import re
+import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from urllib.parse import unquote
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -11,13 +13,13 @@ from pyspark.sql import functions as F
 
 from jobs.engine.faults import FAILED_FILE, NO_FILE
 from jobs.engine.landing import (
-    HEAD_BYTES,
     NO_TEXT,
     UTF_16_MARKS,
     Unreadable,
     hadoop_configuration,
     hadoop_path,
-    head_of,
+    pieces_of,
+    why_unreadable,
 )
 from jobs.engine.local_rows import local_rows
 
@@ -28,8 +30,10 @@ ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: B
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
 _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
-# So many lines of a file's head that are not UTF-8, and none with other letters that is, make it one in Windows-1252.
+# So many lines of a file that are not UTF-8, and none before them that is and has other letters than ASCII, make it one
+# in Windows-1252.
 _MANY_LINES = 3
+_LONGEST_LINE = 64 << 20
 _SEPARATORS = re.compile(r"[\s-]+")
 _NO_PATH = re.compile(r"['?*]")  # what a path into JSON cannot name
 _OWN_DETAILS = re.compile(r"Encountered error while reading file \S+\. Details: (.+)$", re.MULTILINE)
@@ -37,16 +41,18 @@ _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.*)$", re.MULTILINE)
 
 
 def inspect_lines(spark: SparkSession, root: str, paths: Sequence[str]) -> tuple[list[str], dict[str, Unreadable]]:
-    """Which files of lines are in Windows-1252, by their heads; and why others cannot be read as text.
+    """Which files of lines are in Windows-1252; and why others cannot be read as text.
 
     One that is in UTF-8, but for some lines, is neither.
     """
 
     def judged(path: str) -> bool | Unreadable:
-        head = head_of(spark, root, path)
-        if isinstance(head, Unreadable):
-            return head
-        return NO_TEXT if _is_utf_16(head) else not head.isascii() and _is_windows_1252(head)
+        pieces = pieces_of(spark, root, path)
+        try:
+            head = next(pieces)
+            return NO_TEXT if _is_utf_16(head) else _is_windows_1252(chain([head], pieces))
+        except (OSError, EOFError, zlib.error) as error:  # it was read to its end a moment ago
+            return Unreadable(why_unreadable(error), may_pass=True)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = dict(zip(paths, pool.map(judged, paths), strict=True))
@@ -59,17 +65,37 @@ def _is_utf_16(head: bytes) -> bool:
     return head.startswith(UTF_16_MARKS) or head.count(b"\0") > len(head) // 4
 
 
-def _is_windows_1252(head: bytes) -> bool:
+def _is_windows_1252(pieces: Iterable[bytes]) -> bool:
+    """Decided by the first pieces with other letters than ASCII: most files are in ASCII, which is told quickly."""
     wrong = 0
-    for line in head.split(b"\n")[: -1 if len(head) == HEAD_BYTES else None]:  # the last may be cut in a character
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            wrong += 1
-        else:
-            if not line.removeprefix(BOM_UTF8).isascii():
-                return False
-    return wrong >= _MANY_LINES
+    for lines in _lines_with_letters(pieces):
+        found = [_is_utf_8(line) for line in lines]
+        if any(found):
+            return False
+        wrong += len(found)
+        if wrong >= _MANY_LINES:
+            return True
+    return False
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lines_with_letters(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Of each piece, the lines that end in it and are not in ASCII alone, less a byte order mark before the first."""
+    rest = b""
+    for number, piece in enumerate(pieces):
+        lines, _, rest = (rest + (piece if number else piece.removeprefix(BOM_UTF8))).rpartition(b"\n")
+        if len(rest) > _LONGEST_LINE:  # no text that people write; and to join its pieces again and again takes long
+            return
+        if not lines.isascii():
+            yield [line for line in lines.split(b"\n") if not line.isascii()]
+    yield [rest] if not rest.isascii() else []
 
 
 def windows_1252(content: Column) -> Column:

@@ -16,6 +16,7 @@ from jobs.engine.local_rows import no_rows
 from jobs.engine.sources import SOURCES_FOLDER, Rule
 
 VIOLATIONS = "_violations"
+IS_VALID, IS_BAD = f"size({VIOLATIONS}) = 0", f"size({VIOLATIONS}) > 0"
 _REASONS = "array<struct<rule: string, reason: string, expression: string>>"
 # Of fewer rows a share says little: two bad rows of three must not fail a run.
 RATES_COUNT_FROM_ROWS = 100
@@ -70,6 +71,11 @@ def evaluate(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
             "warnings": _violated([rule for rule in rules if rule.action == "warn"]),
         }
     )
+
+
+def is_held_by(rule: str | None) -> Column:
+    """Of a row in quarantine: whether that rule is among its reasons; always true for None."""
+    return F.exists("reasons", lambda reason: reason["rule"] == rule) if rule else F.lit(True)
 
 
 def no_reasons() -> Column:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -331,6 +332,13 @@ def _opened(log: Path) -> BinaryIO:
     with suppress(PermissionError):
         os.fchmod(descriptor, 0o600)
     return os.fdopen(descriptor, "ab")
+
+
+def logs_before(folder: Path, time: datetime) -> list[Path]:
+    """This user's logs in the folder that nothing was written to since."""
+    entries = folder.iterdir() if folder.is_dir() else []
+    own = [entry for entry in entries if _LOG_NAME.fullmatch(entry.name) and _is_own_file(entry)]
+    return sorted(log for log in own if log.stat().st_mtime < time.timestamp())
 
 
 def _is_own_file(path: Path) -> bool:

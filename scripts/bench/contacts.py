@@ -1,6 +1,6 @@
 """Contacts, raw files to gold with all layers kept: Assay against DuckDB and pandas, on the same files and cores.
 
-    pip install -r requirements-bench.txt
+    uv pip install --python .venv/bin/python -r requirements-bench.txt    # or .tools/bin/uv
     .venv/bin/python -m scripts.bench.contacts --rows 1000000
 
 Each is a process of its own, start-up included. The answers are compared, too: ends with 1 if they differ.

@@ -33,6 +33,7 @@ CREATE SCHEMA IF NOT EXISTS ops;
 CREATE TABLE ops.releases (
   release_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, run_id text NOT NULL,
   published_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE ops.release_tables (release_id bigint, table_name text, PRIMARY KEY (release_id, table_name));
 CREATE TABLE gold.customer_channel_daily_interactions (
   customer_id bigint, channel text, interacted_on date, interaction_count bigint,
   PRIMARY KEY (customer_id, channel, interacted_on));
@@ -53,6 +54,8 @@ INSERT INTO gold.customer_channel_topics
   SELECT customer_id, channel, 'Loans', interaction_count FROM gold.customer_channel_interactions;
 INSERT INTO gold.product_customer_types VALUES ('Loans', 'Business', 1), ('Loans', 'Private', 0);
 INSERT INTO ops.releases (run_id) VALUES ('bench');
+INSERT INTO ops.release_tables
+  SELECT 1, 'gold.' || table_name FROM information_schema.tables WHERE table_schema = 'gold';
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'analyst') THEN CREATE ROLE analyst; END IF;
 END $$;

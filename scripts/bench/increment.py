@@ -1,6 +1,6 @@
 """New contacts on top of many: what a run with news costs, raw to Postgres, against the run that made everything.
 
-    pip install -r requirements-bench.txt
+    uv pip install --python .venv/bin/python -r requirements-bench.txt    # or .tools/bin/uv
     .venv/bin/python -m scripts.bench.increment --rows 10000000 --news 100000
 
 Each run is a process of its own, start-up included; the embedded Postgres is running already. The news are of the 31

@@ -52,7 +52,7 @@ def publish(frame: DataFrame, database: Database, run_id: str) -> None:
     """What a run does with one changed table, from its Delta rows to the release."""
     counted = frame.agg(F.count("*"), checksum(frame)).first()
     assert counted is not None
-    state = TableState("gold/bench/contacts", 0, {}, "", counted[0], str(counted[1]))
+    state = TableState("gold/bench/contacts", row_count=counted[0], checksum=str(counted[1]))
     item: Publication = publication("contacts", _TABLE, state, frame, "bench")
     began = time.monotonic()
     with postgres.connect(database) as connection:

@@ -14,11 +14,10 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,20 +25,18 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from jobs import releases
-from jobs.engine import embedded
 from jobs.engine.context import Run, start_run
-from jobs.engine.database import Database
-from jobs.engine.session import PROJECT, start_session
+from jobs.engine.session import PROJECT
 from jobs.engine.sources import load_sources
 from jobs.releases import Rollback
 from jobs.run import run_sources
 from scripts.proof.world import (
     SOURCES,
-    SPARK,
     World,
     as_if_large,
     differences,
     first_delivery,
+    ground,
     new_database,
     second_delivery,
 )
@@ -156,19 +153,6 @@ def outcomes(bench: Bench, every: int, chain: int, at_random: int, seed: int) ->
         yield bench.kill_at(*chosen[first::links])  # in the order of a run, so that each is still to come
     for _ in range(at_random):
         yield bench.kill_after(chance.uniform(0.2, 1.0) * seconds)
-
-
-@contextmanager
-def ground() -> Iterator[tuple[Path, SparkSession, Database]]:
-    """What a proof stands on: a folder that goes afterwards, a session, a Postgres in the folder's `postgres`."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        spark = start_session(master="local[2]", spark_settings=SPARK, log=folder / "log")
-        try:
-            yield folder, spark, embedded.start(folder / "postgres")
-        finally:
-            embedded.stop(folder / "postgres")
-            spark.stop()
 
 
 def shown(outcomes: Iterable[Outcome]) -> tuple[str, bool]:

@@ -15,22 +15,19 @@ import os
 import random
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs.engine import embedded
 from jobs.engine.context import start_run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
-from jobs.engine.session import start_session
 from jobs.engine.settings import Settings
 from jobs.engine.sources import Source, load_sources
 from jobs.run import run_sources
-from scripts.proof.world import postgres_settings
+from scripts.proof.world import ground, postgres_settings
 
 Damage = Callable[[random.Random, bytes], bytes]
 _LINES_PER_FILE = 60
@@ -256,25 +253,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="the same seed damages the same way (7)")
     given = parser.parse_args()
     sources = load_sources()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        spark = start_session(master="local[2]", log=folder / "log")
-        database = embedded.start(folder / "postgres")
-        try:
-            wrong = 0
-            for source in sources:
-                found = feed(source, given.files // len(sources), given.seed, folder / source.name, database)
-                wrong += len(found.wrong)
-                print(
-                    f"{found.source:<13} {found.files} files, {found.set_aside} set aside, "
-                    f"{found.rows_read:,} rows read, {found.rows_quarantined:,} quarantined",
-                    flush=True,
-                )
-                for text in found.wrong:
-                    print(f"              WRONG  {text}", flush=True)
-        finally:
-            embedded.stop(folder / "postgres")
-            spark.stop()
+    with ground() as (folder, _, database):
+        wrong = 0
+        for source in sources:
+            found = feed(source, given.files // len(sources), given.seed, folder / source.name, database)
+            wrong += len(found.wrong)
+            print(
+                f"{found.source:<13} {found.files} files, {found.set_aside} set aside, "
+                f"{found.rows_read:,} rows read, {found.rows_quarantined:,} quarantined",
+                flush=True,
+            )
+            for text in found.wrong:
+                print(f"              WRONG  {text}", flush=True)
     sys.exit(1 if wrong else 0)
 
 

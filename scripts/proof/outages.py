@@ -22,10 +22,10 @@ from pyspark.errors import PySparkException
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import explained
-from scripts.proof.crash import Bench, Outcome, finish, ground, shown
+from scripts.proof.crash import Bench, Outcome, finish, shown
 from scripts.proof.polls import Polls, polling
 from scripts.proof.steps import watched
-from scripts.proof.world import SOURCES, World, entry, land, person, with_header
+from scripts.proof.world import SOURCES, World, entry, ground, land, person, with_header
 
 KB = 1 << 10
 

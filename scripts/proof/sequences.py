@@ -27,10 +27,10 @@ from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Summary
 from jobs.maintain import maintain
 from jobs.run import run_sources
-from scripts.proof.crash import ground, started
+from scripts.proof.crash import started
 from scripts.proof.dirt import damaged_files
 from scripts.proof.steps import watched
-from scripts.proof.world import State, World, as_if_large, differences, new_database, relaxed
+from scripts.proof.world import State, World, as_if_large, differences, ground, new_database, relaxed
 from scripts.samples.interactions import INCOMPLETE_WORKBOOK
 
 _DAMAGED = 0.25

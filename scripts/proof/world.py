@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,9 @@ from pydantic import SecretStr
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.engine import delta
+from jobs.engine import delta, embedded
 from jobs.engine.database import Database
-from jobs.engine.session import FOR_FEW_ROWS
+from jobs.engine.session import FOR_FEW_ROWS, start_session
 from jobs.engine.settings import PostgresSettings, Settings
 from jobs.engine.sources import Source
 
@@ -30,6 +31,19 @@ _STAMPS = ("run_id", "recorded_at", "_ingested_at")
 State = dict[str, str]
 AS_IF_LARGE = {"FEW_BYTES": 0, "_LARGEST_CHANGE": 1 << 30}  # of jobs.engine.delta
 _AS_IF_LARGE = "PROOF_AS_IF_LARGE"  # the environment variable that tells processes of it
+
+
+@contextmanager
+def ground() -> Iterator[tuple[Path, SparkSession, Database]]:
+    """What a proof stands on: a folder that goes afterwards, a session, a Postgres in the folder's `postgres`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spark = start_session(master="local[2]", spark_settings=SPARK, log=folder / "log")
+        try:
+            yield folder, spark, embedded.start(folder / "postgres")
+        finally:
+            embedded.stop(folder / "postgres")
+            spark.stop()
 
 
 def as_if_large(wanted: bool | None = None) -> None:

@@ -1,5 +1,6 @@
 """The published tables that the service reads, as publishing makes them, with a few rows."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,9 @@ CREATE TABLE ops.releases (
   release_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   run_id TEXT NOT NULL,
   published_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE TABLE ops.release_tables (
+  release_id BIGINT REFERENCES ops.releases, table_name TEXT, PRIMARY KEY (release_id, table_name)
 );
 CREATE TABLE gold.customer_channel_interactions (
   customer_id bigint, channel text, interaction_count bigint, PRIMARY KEY (customer_id, channel)
@@ -58,12 +62,23 @@ def create_tables(database: Database) -> None:
     execute(database, _TABLES)
 
 
-def publish(database: Database, changes: str = "SELECT 1") -> int:
+TABLES = (
+    "gold.customer_channel_interactions",
+    "gold.customer_channel_topics",
+    "gold.product_customer_types",
+    "gold.customer_channel_daily_interactions",
+)
+
+
+def publish(database: Database, changes: str = "SELECT 1", tables: Sequence[str] = TABLES) -> int:
     """Changes tables and records a release in one transaction, as publishing does; returns its number."""
     with psycopg.connect(database.conninfo()) as connection:
         connection.execute(changes)  # type: ignore[call-overload]
         row = connection.execute("INSERT INTO ops.releases (run_id) VALUES ('run') RETURNING release_id").fetchone()
-    assert row
+        assert row
+        connection.cursor().executemany(
+            "INSERT INTO ops.release_tables VALUES (%s, %s)", [(row[0], table) for table in tables]
+        )
     return int(row[0])
 
 

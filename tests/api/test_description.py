@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema_rs import validator_for
 
-from api.description import ENTRIES_BODY
+from api.description import ENTRIES_BODY, ENTRY
 from api.entries import read_batch
 from tests.api.conftest import BOTH
 from tests.api.service import Service
@@ -67,7 +67,9 @@ def test_every_endpoint_is_described_with_examples_and_its_errors_and_none_is_42
 
 def test_the_examples_of_bodies_are_accepted(service: Service) -> None:
     for content in ENTRIES_BODY["content"].values():
+        schema = validator_for(content["schema"])
         for example in content["examples"].values():
+            assert schema.is_valid(example["value"])
             body = {"content": example["value"]} if isinstance(example["value"], str) else {"json": example["value"]}
             assert service.client.post("/member", **body).status_code == 202
 
@@ -83,6 +85,11 @@ def test_the_pattern_of_entries_says_what_the_code_does(entry: str) -> None:
     except Exception:
         is_taken = False
     assert validator_for(body_schema).is_valid(entry) is is_taken
+
+
+def test_an_entry_alone_is_a_body_of_json_too(service: Service) -> None:
+    assert validator_for(ENTRIES_BODY["content"]["application/json"]["schema"]).is_valid(ENTRY)
+    assert service.client.post("/member", json=ENTRY).status_code == 202
 
 
 def test_the_page_shows_every_endpoint_and_works_without_the_network(service: Service) -> None:

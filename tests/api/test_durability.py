@@ -102,7 +102,11 @@ def test_two_services_on_one_folder_do_not_get_in_each_others_way(tmp_path: Path
         assert one.landed() == Counter(f"{{{who}={n}}}" for who, c in (("one", 10), ("other", 11)) for n in range(c))
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT] * 3], ids=["SIGTERM", "SIGINT, impatiently"])
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGTERM], [signal.SIGINT] * 3, [signal.SIGHUP]],
+    ids=["SIGTERM", "SIGINT, impatiently", "SIGHUP"],
+)
 def test_a_stop_answers_what_waits_and_makes_it_visible(tmp_path: Path, signals: list[signal.Signals]) -> None:
     with Service(tmp_path, "--roll-seconds", "600") as service, ThreadPoolExecutor(16) as pool:
         entries = [f"{{number={number}}}" for number in range(400)]

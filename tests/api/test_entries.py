@@ -161,6 +161,7 @@ def test_commas_and_quotes_in_entries_are_not_counted(form: str) -> None:
     [
         (f"{ENTRY}\nsecret\n{ENTRY}", "line 2"),
         (f"{ENTRY}\n\n\nsecret", "line 4"),
+        (f"\n \n{ENTRY}\nsecret", "line 4"),
         (json.dumps({"member": [ENTRY, ENTRY, "secret"]}), "entry 3"),
         (json.dumps([{"member": ENTRY}, {"member": [ENTRY, "secret"]}]), "entry 3"),
         ("secret", "the entry"),

@@ -74,6 +74,10 @@ def test_with_keys_any_host_and_web_page_may_ask(service_with_keys: Service) -> 
         ({"Origin": "http://127.0.0.1"}, 200),
         ({"Origin": "https://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        # As a reverse proxy of this machine asks for somebody else.
+        ({"Host": "127.0.0.1:5000", "X-Forwarded-For": "203.0.113.7"}, 421),
+        ({"Forwarded": "for=203.0.113.7"}, 421),
+        ({"Via": "1.1 proxy"}, 421),
     ],
 )
 def test_without_keys_only_programs_of_this_machine_are_served(

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from api import database as of_service
-from api.database import OPTIONS
+from api.database import OPTIONS, QUERY_SECONDS
 from jobs.engine import embedded
 from jobs.engine.database import Database, kept_password
 from scripts.proof.world import postgres_variables
@@ -179,6 +179,42 @@ def test_a_user_who_may_not_be_an_analyst_is_told_to_the_operator_and_not_to_cal
             assert "stranger-password" not in service.stderr
     finally:
         execute(database, "DROP ROLE stranger")
+
+
+def test_the_service_asks_read_only_and_not_for_long(published: Database) -> None:
+    async def asked() -> list[tuple[str, ...]]:
+        database = of_service.Database(published.conninfo, "analyst")
+        try:
+            return await database.rows(
+                "SELECT current_user, current_setting('default_transaction_read_only'), "
+                "current_setting('statement_timeout')",
+                {},
+            )
+        finally:
+            await database.close()
+
+    assert asyncio.run(asked()) == [("analyst", "on", f"{QUERY_SECONDS:.0f}s")]
+
+
+def test_of_a_request_that_was_given_up_the_log_does_not_say_that_the_database_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def asked() -> None:
+        database = of_service.Database(lambda: "", "analyst")
+        states = of_service.DatabaseUnavailable("down"), asyncio.CancelledError(), of_service.NotPublished("none")
+        for raised in states:
+
+            async def rows(*_: object, raised: BaseException = raised) -> None:
+                raise raised
+
+            monkeypatch.setattr(database, "_rows", rows)
+            with pytest.raises(type(raised)):
+                await database.rows("", {})
+            said.append("the database answers" in capsys.readouterr().err)
+
+    said = list[bool]()
+    asyncio.run(asked())
+    assert said == [False, False, True]
 
 
 def test_the_service_cannot_change_anything_whoever_connects(published: Database) -> None:

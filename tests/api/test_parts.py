@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from api import parts
-from api.parts import Part, recover
+from api.parts import Part, left_behind, recover
 
 
 def names(folder: Path) -> list[str]:
@@ -88,10 +88,11 @@ def test_the_file_of_a_living_process_is_left_alone_and_that_of_a_killed_one_is_
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "ready\n"
-        assert recover(tmp_path) == 0
+        assert (recover(tmp_path), left_behind(tmp_path)) == (0, 0)
         assert names(tmp_path)[0].startswith(".received-")
         other.kill()
-    assert recover(tmp_path) == 1
+    assert (left_behind(tmp_path), left_behind(tmp_path / "none")) == (1, 0)
+    assert (recover(tmp_path), left_behind(tmp_path)) == (1, 0)
     assert (tmp_path / names(tmp_path)[0]).read_bytes() == b"{a=1}\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 from api.app import READY_FOR_SECONDS
 from jobs.engine.database import Database
 from scripts.proof.world import postgres_variables
-from tests.api.gold import create_tables, execute, new_database, publish, publish_rows
+from tests.api.gold import TABLES, create_tables, execute, new_database, publish, publish_rows
 from tests.api.service import Service
 
 INTERACTIONS = "/api/v1/interactions"
@@ -264,6 +264,26 @@ def test_before_the_first_release_the_reader_says_that_there_is_none_and_afterwa
         publish_rows(database)
         answer = service.get(PATHS[0])
         assert (answer.status_code, answer.headers["last-modified"][-3:]) == (200, "GMT")
+
+
+def test_what_the_newest_release_does_not_have_is_not_served(database: Database, tmp_path: Path) -> None:
+    """After another lakehouse took over, the tables show rows of an earlier release until it publishes them as well."""
+    publish_rows(database)
+    with Service(tmp_path, **postgres_variables(database)) as service:
+        for missing in TABLES:
+            publish(database, tables=[table for table in TABLES if table != missing])
+            served = {path for path in PATHS if service.get(path).status_code == 200}
+            needed = {
+                "gold.customer_channel_interactions": set(PATHS[:5]),
+                "gold.customer_channel_topics": {PATHS[4]},
+                "gold.product_customer_types": {PATHS[5]},
+                "gold.customer_channel_daily_interactions": set(PATHS[2:4]),
+            }[missing]
+            assert served == set(PATHS) - needed, missing
+            time.sleep(READY_FOR_SECONDS)
+            assert service.get("/ready").status_code == 503, missing
+        publish(database)
+        assert {service.get(path).status_code for path in PATHS} == {200}
 
 
 def test_ready_names_the_release(service: Service) -> None:

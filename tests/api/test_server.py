@@ -230,6 +230,78 @@ def test_line_breaks_before_a_request_do_no_harm(tmp_path: Path, monkeypatch: py
             time.sleep(pause)
 
 
+def test_connections_beyond_what_the_process_can_have_are_closed_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server_module._Protocol, "most_connections", 2)
+    with running(tmp_path / "members") as port, ExitStack() as connections:
+        first, second, third, fourth = (
+            connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)) for _ in range(4)
+        )
+        for one in (third, fourth):
+            with suppress(ConnectionError):
+                assert one.recv(1) == b""
+        for one in (first, second):
+            one.sendall(GET_HEALTH)
+            assert one.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert capsys.readouterr().err.count("too many connections") == 1
+
+
+def test_as_many_connections_as_there_are_file_descriptors_for_less_some_for_files() -> None:
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, {}))\n"
+        "from api.server import _most_connections\n"
+        "print(_most_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    for hard, said in ((300, "200 300 300"), (60, "1 60 60")):
+        command = [sys.executable, "-c", script.format(hard)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == said
+
+
+def test_a_client_that_does_not_read_its_answers_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 0.5)
+    lost = threading.Event()
+    connection_lost = server_module._Protocol.connection_lost
+
+    def watched(protocol: server_module._Protocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(server_module._Protocol, "connection_lost", watched)
+    with running(tmp_path / "members") as port, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(0.2)
+        connection.connect(("127.0.0.1", port))
+        for _ in range(500):
+            try:
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+            if lost.wait(0.02):
+                break
+        assert lost.wait(5)
+
+
+def test_what_bodies_take_in_memory_is_bounded_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.receiver.MAX_HELD_BYTES", 20)
+    with running(tmp_path / "members") as port:
+
+        def status(entry: str) -> bytes:
+            head = (
+                f"POST /member HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(entry)}\r\n\r\n"
+            )
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall((head + entry).encode())
+                return connection.makefile("rb").read()[:12]
+
+        taken = "{a=123456789}"
+        assert [status(entry) for entry in (*[taken] * 3, f"{{a={'x' * 20}}}", taken)] == [
+            *[b"HTTP/1.1 202"] * 3, b"HTTP/1.1 503", b"HTTP/1.1 202",
+        ]  # fmt: skip
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.receiver.BODY_SECONDS", 0.3)
     monkeypatch.setattr("api.envelope.DRAIN_SECONDS", 0.1)

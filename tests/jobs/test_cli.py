@@ -88,7 +88,8 @@ def test_help_explains_every_option_with_an_example(command: list[str], shows: s
         (["run"], {"POSTGRES_HOST": "/run/postgresql"}, "POSTGRES_HOST: Spark publishes over TCP, and /run/postgresql"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
         (["plan"], {"ASSAY_LOGS": "/proc/none/logs"}, "cannot be written: No such file or directory (/proc/none)"),
-        (["sample", "--source", "members", "--rows", "150"], {}, "sample members: rows must be from 200 to 50,000,000"),
+        (["sample", "--rows", "150"], {}, "'--rows': Input should be greater than or equal to 200"),
+        (["sample", "--rows", "2000000"], {}, "--rows 2000000: credits has 1,000,000 sample rows at most"),
     ],
 )
 def test_wrong_usage_or_configuration_ends_with_2_and_says_what(

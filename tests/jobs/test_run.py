@@ -1,5 +1,6 @@
 """A run of several sources: one that fails lets the others be refined, and nothing is published."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -286,6 +287,8 @@ def test_what_is_not_called_as_declared_is_not_read_and_is_named(lab: Lab, monke
     lab.land("members/a.log", entry("a" * 16, 40))
     lab.land("members/a.log.bak", entry("a" * 16, 41))
     lab.land("members/2024/b.log", entry("b" * 16, 42))
+    for name in (".received-1.part", ".received-2.part"):
+        lab.land(f"members/{name}", entry("c" * 16, 43))
     members = load_sources(["members"])[0]
     (plan,) = (found := plan_sources(lab.start(), [members])).sources
     assert ([file.path for file in plan.read], plan.ignored) == (
@@ -294,7 +297,13 @@ def test_what_is_not_called_as_declared_is_not_read_and_is_named(lab: Lab, monke
     )
     assert "would not read   members/2024/, members/a.log.bak: not called as files of a source are" in found.as_text()
     says = "members: not read, as only members/*.log (also .gz, .bz2) are: members/2024/, members/a.log.bak"
-    assert lab.run(members, until="bronze").warnings == [says]
+    with (lab.landing / "members/.received-2.part").open() as written:  # by a service that is there
+        fcntl.flock(written, fcntl.LOCK_EX)
+        hidden, warned = lab.run(members, until="bronze").warnings[::-1]
+    assert warned == says
+    assert hidden.startswith(
+        "members: files of received entries are hidden (1), and the service that wrote them has ended"
+    )
 
     # One that was read under an earlier pattern counts on.
     wider = members.raw["members"].model_copy(update={"landing": "members/*"})
@@ -350,7 +359,7 @@ def test_files_that_no_source_writes_any_longer_are_named(tmp_path: Path) -> Non
 def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_sources(["interactions"])[0]
     table = next(iter(source.parsed_tables))
-    state = TableState(silver.silver_table(source, table), 0, {}, "other", 0, "")
+    state = TableState(silver.silver_table(source, table), logic="other")
     monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [state])
     history, run = History([FileEvent("interactions/a.csv", 1, 1, "customers:sha", "loaded", None, 1)]), Any
     for done, expected in ((0, None), (1, Request(2, "settings", (1,)))):
@@ -394,7 +403,9 @@ def test_a_batch_that_is_accounted_for_is_not_read_again(lab: Lab) -> None:
 def test_a_rollback_is_held_although_a_table_was_added_to_the_source_since() -> None:
     def item(name: str, checksum: str) -> Publication:
         declared = PublishedTable(description="d", columns={"id": "c"}, primary_key=["id"])
-        return Publication(name, declared, TableState(f"gold/s/{name}", 1, {}, "", 1, checksum), {"id": "bigint"})
+        return Publication(
+            name, declared, TableState(f"gold/s/{name}", 1, row_count=1, checksum=checksum), {"id": "bigint"}
+        )
 
     last = {
         "gold.moved": ReleasedTable(0, 1, "old", "d", "new"),
@@ -452,7 +463,7 @@ def test_a_rollback_of_one_source_holds_back_no_rows_of_another() -> None:
         "gold.other": ReleasedTable(1, 1, "1", "d", "2"),
     }
     wanted = {"gold.moved": ReleasedTable(1, 1, "1", "d", None), "gold.other": last["gold.other"]}
-    states = {f"gold/{s.name}/{s.name}": TableState("", 2, {}, "", 1, "3") for s in (moved, other)}
+    states = {f"gold/{s.name}/{s.name}": TableState("", 2, row_count=1, checksum="3") for s in (moved, other)}
     run: Any = SimpleNamespace(ledger=SimpleNamespace(table_states=lambda: states))
     assert releases._withheld(run, declared, last, wanted, [moved]) == {"gold.moved": "3"}
 

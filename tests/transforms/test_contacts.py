@@ -298,7 +298,7 @@ class TestRules:
             [
                 (line(time_call_ended="2023-01-01 09:34:59.999999", **alone), ["ends_after_start"]),
                 (line(time_call_ended="2023-01-01 09:35:00", **alone), []),
-                (line(time_call_ended="2022-12-31 23:59:59"), ["ends_after_start"]),
+                (line(time_call_ended="2022-12-31 23:59:59", **alone), ["ends_after_start"]),
             ],
         )
 
@@ -365,6 +365,19 @@ class TestRules:
         within = ["2023-01-01 09:35:00", "2023-01-01 11:09:00"]
         cases = [(line(transfer_timestamps=[time]), ["transfers_within_call"]) for time in outside]
         assert_violations(spark, [*cases, *[(line(transfer_timestamps=[time]), []) for time in within]])
+
+    def test_a_transfer_outside_a_call_that_ends_before_it_begins_is_a_reason_of_its_own(
+        self, spark: SparkSession
+    ) -> None:
+        backwards = {"time_call_began": "2023-01-01 10:00:00", "time_call_ended": "2023-01-01 09:00:00"}
+        cases = [
+            (
+                line(**backwards, transfer_timestamps=["2023-01-01 12:00:00"]),
+                ["ends_after_start", "transfers_within_call"],
+            ),
+            (line(**backwards, transfer_timestamps=["2023-01-01 09:30:00"]), ["ends_after_start"]),
+        ]
+        assert_violations(spark, cases)
 
     def test_transfers_are_in_order(self, spark: SparkSession) -> None:
         three = "['Ann', 'Bo', 'Cy']"
@@ -494,13 +507,13 @@ class TestCounselorDailyCases:
             ],
         )
 
-    def test_a_case_that_returns_counts_once_a_day(self, spark: SparkSession) -> None:
+    def test_a_case_that_returns_counts_once_also_after_midnight(self, spark: SparkSession) -> None:
         times = [at("23:30"), at("23:40"), at("23:50"), at("00:10", day=2)]
         names = [YAN, FRANK, YAN, FRANK, YAN]
         frame = contacts(spark, {"started_at": at("23:00"), "counselor_names": names, "transferred_at": times})
         once = (1, Decimal("3.00"), Decimal("2.00"))
-        first, second = date(2023, 1, 1), date(2023, 1, 2)
-        assert_rows(daily_cases(frame), [(YAN, first, *once), (FRANK, first, *once), (YAN, second, *once)])
+        first = date(2023, 1, 1)
+        assert_rows(daily_cases(frame), [(YAN, first, *once), (FRANK, first, *once)])
 
     def test_a_case_counts_on_the_day_it_was_taken_not_the_day_the_call_began(self, spark: SparkSession) -> None:
         moved = {"counselor_names": [YAN, FRANK], "transferred_at": [at("00:10", day=2)]}

@@ -9,7 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from jobs.engine.rules import evaluate
+from jobs.engine.sources import load_sources
 from tests.transforms.examples import examples
 from tests.transforms.rows import assert_rows, frame_of
 from tests.transforms.rules_helper import declared, rules, with_violations
@@ -74,6 +77,11 @@ def parsed(spark: SparkSession, table: str, *rows: Row, timezone: str = "UTC") -
     if table == "interaction_records":
         return source.interaction_records(bronze, timezone)
     return source.customer_records(bronze) if table == "customer_records" else source.products(bronze)
+
+
+def warned(records: DataFrame, table: str) -> DataFrame:
+    """As silver keeps parsed records: with the names of the rules that they are warned of by."""
+    return evaluate(records, load_sources(["interactions"])[0].tables[table].rules)
 
 
 def assert_read(
@@ -518,33 +526,37 @@ class TestCustomers:
             {"customer_id": "1"},
             {"customer_id": "2", "occupation": None, "type": None},
             {"customer_id": "3", "type": "unknown"},
+            {"customer_id": "4", "type": "#REF!"},
         )
         named = parsed(spark, "interaction_records", {"customers": "1;9"}, {"customers": "9,1,8"})
-        actual = source.customers(records, named)
+        actual = source.customers(warned(records, "customer_records"), named)
         assert_rows(
             with_violations(actual, "interactions", "customers"),
             [
-                (1, "Farmer", "Private", True, []),
-                (2, None, "Unknown", True, []),
-                (3, "Farmer", "Unknown", True, []),
-                (8, None, "Unknown", False, ["customer_listed"]),
-                (9, None, "Unknown", False, ["customer_listed"]),
+                (1, "Farmer", "Private", True, [], []),
+                (2, None, "Unknown", True, [], []),
+                (3, "Farmer", "Unknown", True, [], []),
+                (4, "Farmer", "Unknown", True, ["type_readable"], []),
+                (8, None, "Unknown", False, ["customer_listed"], ["customer_listed"]),
+                (9, None, "Unknown", False, ["customer_listed"], ["customer_listed"]),
             ],
         )
 
     def test_either_sheet_may_have_no_rows(self, spark: SparkSession) -> None:
         no_records, no_named = parsed(spark, "customer_records"), parsed(spark, "interaction_records")
         records, named = parsed(spark, "customer_records", {}), parsed(spark, "interaction_records", {})
-        assert_rows(source.customers(records, no_named), [(1, "Farmer", "Private", True)])
-        assert_rows(source.customers(no_records, named), [(1, None, "Unknown", False)])
+        no_records, records = (warned(sheet, "customer_records") for sheet in (no_records, records))
+        assert_rows(source.customers(records, no_named), [(1, "Farmer", "Private", True, [])])
+        assert_rows(source.customers(no_records, named), [(1, None, "Unknown", False, ["customer_listed"])])
         assert_rows(source.customers(no_records, no_named), [])
 
 
 class TestInteractions:
     def test_there_is_one_row_per_customer_named(self, spark: SparkSession) -> None:
         records = frame_of(spark, [tuple({**BASE_INTERACTION, "customer_ids": [3, 1]}.values())], INTERACTIONS)
-        row = tuple(BASE_INTERACTION.values())[:4]
-        assert_rows(source.interactions(records.drop("customer_id")), [(*row, 3), (*row, 1)])
+        row, warnings = tuple(BASE_INTERACTION.values())[:4], ["customers_readable"]
+        records = records.drop("customer_id").withColumn("warnings", F.array(F.lit(warnings[0])))
+        assert_rows(source.interactions(records), [(*row, 3, warnings), (*row, 1, warnings)])
 
 
 class TestChannelInteractions:
@@ -692,17 +704,18 @@ class TestDeclaration:
             "customer_records": records,
             "interaction_records": named,
             "products": parsed(spark, "products"),
-            "customers": source.customers(records, named),
-            "interactions": source.interactions(named),
+            "customers": source.customers(warned(records, "customer_records"), named),
+            "interactions": source.interactions(warned(named, "interaction_records")),
         }
         expected = {
             "customer_records": "customer_id bigint, occupation string, customer_type string",
             "interaction_records": "interaction_id string, started_at timestamp, started_on date, channel string, "
             "customer_ids array<bigint>",
             "products": "month date, product string",
-            "customers": "customer_id bigint, occupation string, customer_type string, is_listed boolean",
+            "customers": "customer_id bigint, occupation string, customer_type string, is_listed boolean, "
+            "warnings array<string>",
             "interactions": "interaction_id string, started_at timestamp, started_on date, channel string, "
-            "customer_id bigint",
+            "customer_id bigint, warnings array<string>",
         }
         assert expected == {
             name: ", ".join(f"{column} {kind}" for column, kind in frame.dtypes if not column.startswith("_"))

@@ -10,6 +10,8 @@ WHITESPACE = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+# NUL, which Postgres cannot hold, and what a reader puts in place of bytes that are no character.
+UNREADABLE = "[\\x00\ufffd]"
 
 
 def trimmed(text: Column) -> Column:
@@ -23,6 +25,11 @@ def known(text: Column) -> Column:
     Over many columns and rows, `trimmed` in one select and this in the next is faster: in one, all is trimmed twice.
     """
     return F.when(~text.isin(*MISSING), text)
+
+
+def hashed(text: Column) -> Column:
+    """The first 32 hexadecimal digits of a text's SHA-256: 128 bits, enough for an id."""
+    return F.left(F.sha2(text, 256), F.lit(32))
 
 
 def has_missing(texts: Column) -> Column:

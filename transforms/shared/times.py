@@ -7,6 +7,8 @@ from pyspark.sql import functions as F
 _MINUTE = r"[1-9]\d{3}-\d{2}-\d{2}[T ]\d{2}:\d{2}"
 _SECOND = r":\d{2}(?:\.\d{1,9})?"
 _OFFSET = r" ?(?:Z|[+-]\d{2}(?::?\d{2})?)"
+# After a date; perhaps none.
+TIME_OF_DAY = r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?)?"
 
 
 def instant(text: Column, timezone: str) -> Column:

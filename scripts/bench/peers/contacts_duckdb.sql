@@ -62,7 +62,9 @@ SELECT contact_id, started_at, ended_at, md5(counselors[1]) AS initial_counselor
   pronouns, issues FROM clean;
 CREATE TABLE counselor_daily_cases AS
 WITH cases AS (
-  SELECT DISTINCT counselor_name, started_at::DATE AS day, contact_id, initial_risk_level, call_rating FROM assignments)
+  SELECT DISTINCT ON (contact_id, counselor_name)
+    counselor_name, started_at::DATE AS day, initial_risk_level, call_rating
+  FROM assignments ORDER BY contact_id, counselor_name, assignment_number)
 SELECT counselor_name, day, count(*) AS number_of_cases, round(avg(initial_risk_level)::DECIMAL(18, 6), 2) AS average_risk_level,
   round(avg(call_rating)::DECIMAL(18, 6), 2) AS average_rating FROM cases GROUP BY ALL;
 CREATE TABLE pronoun_risk AS

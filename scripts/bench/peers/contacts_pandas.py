@@ -102,7 +102,7 @@ def main() -> None:
     transfers[["contact_id", "counselor_name", "start"]].to_parquet(out / "transfers.parquet")
 
     assignments["day"] = assignments["start"].dt.normalize()
-    cases = assignments.drop_duplicates(["counselor_name", "day", "contact_id"]).groupby(["counselor_name", "day"])
+    cases = assignments.drop_duplicates(["counselor_name", "contact_id"]).groupby(["counselor_name", "day"])
     daily = cases.agg(
         number_of_cases=("contact_id", "size"),
         average_risk_level=("initial_risk_level", "mean"),

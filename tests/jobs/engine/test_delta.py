@@ -536,7 +536,7 @@ def test_a_table_that_was_made_anew_is_not_the_one_that_was_there(tmp_path: Path
     lake.append(spark.range(1), "input")
     assert not lake.was_made_before("input", "made")
     # Maintenance looks before it makes a version of each table, which would be younger than any input.
-    run, state = SimpleNamespace(lake=lake), TableState("made", 0, {"input": 1}, "", 1, "")
+    run, state = SimpleNamespace(lake=lake), TableState("made", inputs={"input": 1}, row_count=1)
     assert not _is_founded(run, state)  # type: ignore[arg-type]
     lake.append(spark.range(1), "made")
     assert _is_founded(run, state)  # type: ignore[arg-type]

@@ -56,3 +56,14 @@ def test_a_batch_is_planned_by_one_run_alone(spark: SparkSession, tmp_path: Path
     with pytest.raises(AssayError, match="members: another run has planned batch 1 meanwhile"):
         other.record_plan("members", files)
     assert Ledger(lake, "reader", NOW).history("members").batch(1) == files[:1]
+
+
+def test_a_request_is_made_by_one_run_alone(spark: SparkSession, tmp_path: Path) -> None:
+    lake = Lakehouse(spark, str(tmp_path))
+    one, other = Ledger(lake, "one", NOW), Ledger(lake, "other", NOW)
+    assert other.history("members").newest_batch == 0
+    asked = one.ask("members", "backfill", [1])
+    with pytest.raises(AssayError, match="members: another run has made request 1 meanwhile"):
+        other.ask("members", "replay", [2])
+    for ledger in (other, Ledger(lake, "reader", NOW)):
+        assert ledger.history("members").requests == ((asked,) if ledger is not other else ())

@@ -27,7 +27,7 @@ def thing(columns: dict[str, str], rows: int, **keys: Any) -> Publication:
     table = PublishedTable(
         **({"primary_key": ["id"]} | keys), description="Things", columns=dict.fromkeys(columns, "a column")
     )
-    return Publication("things", table, TableState("gold/x/things", 0, {}, "", rows, "sum"), columns)
+    return Publication("things", table, TableState("gold/x/things", row_count=rows, checksum="sum"), columns)
 
 
 def publish(database: Database, item: Publication, *rows: tuple[Any, ...]) -> int | None:
@@ -486,7 +486,7 @@ def test_a_server_that_cannot_be_reached_is_named(database: Database, changes: d
 
 def test_a_column_that_postgres_has_no_type_for_is_named(spark: SparkSession) -> None:
     table = PublishedTable(primary_key=["id"], description="d", columns={"id": "The id", "celsius": "Degrees"})
-    state = TableState("gold/weather/warmest", 0, {}, "", 0, "")
+    state = TableState("gold/weather/warmest")
     rows = spark.sql("SELECT 1 AS id, array(1.5F) AS celsius")
     with pytest.raises(ConfigurationError, match=r"^weather.yaml, publish.warmest.columns.celsius: .* makes it float"):
         publication("warmest", table, state, rows, "weather.yaml, publish.warmest")

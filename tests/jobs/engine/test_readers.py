@@ -51,16 +51,20 @@ def test_a_file_in_windows_1252_is_read_as_such_and_one_in_utf_16_is_set_aside(
         "marked.log": b"\xef\xbb\xbf" + "\n".join([*accents, *plain]).encode("cp1252"),
         "cut.log": ("x" * 1000 + "\n").encode() * 65 + b"x" * 535 + "é\n".encode() * 9,  # within a character
         "nul.log": b"Ann\0\n" + b"Bo\n" * 9,
+        # Two lines more in the rest of the file, of which one spans the pieces that it is looked at in.
+        "late.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" + b"x" * (2 << 20) + b"\xe9\n" + b"Zo\xeb",
+        "later.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" * 2,
+        "latest.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" + "Zoë\n".encode() + b"Jos\xe9\n" * 2,
         **{f"{name}.log": "\n".join([*plain, *accents]).encode(name) for name in ("utf-16", "utf-16-le", "utf-32")},
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     windows, unfit = inspect_lines(spark, str(tmp_path), [*files, "gone.log"])
     reason = "the file is UTF-16, or not text: it must be UTF-8 or Windows-1252"
-    assert windows == ["windows.log", "marked.log"]
+    assert windows == ["windows.log", "marked.log", "late.log"]
     assert unfit.pop("gone.log").may_pass
     assert unfit == {f"{name}.log": Unreadable(reason) for name in ("utf-16", "utf-16-le", "utf-32")}
-    read = read_lines(spark, str(tmp_path), [*windows, "damaged.log"], in_windows_1252=windows)
+    read = read_lines(spark, str(tmp_path), ["windows.log", "marked.log", "damaged.log"], in_windows_1252=windows)
     found = {(row["_source_file"], row["_raw"]): row["_rescued"] for row in read.collect()}
     assert {text for file, text in found if file == "windows.log"} == {*plain, *accents, "none\ufffd", "späte Ö"}
     assert {text for file, text in found if file == "marked.log"} == {*plain, *accents}
