@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.entries import MAX_ENTRIES, MAX_ENTRY_BYTES
+from api.entries import BODY_SECONDS, MAX_BODY_BYTES, MAX_ENTRIES, MAX_ENTRY_BYTES
 from api.keys import SHORTEST, VARIABLE
 
 API_PREFIX = "/api/v1"
@@ -37,8 +37,11 @@ _ERRORS = {
     401: ("No known API key was sent", "this needs an API key, and none that is known was sent"),
     403: ("The key lacks the right; or, without keys, a web page from elsewhere asks", "this key may not write"),
     404: ("There is no such customer", "there is no such customer"),
-    408: ("The body took too long to come", "the body did not come within 30 s"),
-    413: ("The body, or an entry in it, is too large; nothing was kept", "the entry is over 65,536 bytes"),
+    408: ("The body took too long to come", f"the body did not come within {BODY_SECONDS:.0f} s"),
+    413: (
+        "The body, or an entry in it, is too large; nothing was kept",
+        f"the entry is over {MAX_ENTRY_BYTES:,} bytes",
+    ),
     415: ("The body is compressed", "compressed bodies are not taken"),
     429: ("Too many requests; see Retry-After", "too many requests: the limit is 10000 per 1 second"),
     503: ("Not now; see Retry-After", "the tables cannot be read now: the database cannot be reached"),
@@ -89,7 +92,8 @@ ENTRIES_BODY = {
     "required": True,
     "description": (
         "The form is told by how the body begins, whatever its Content-Type says. "
-        f"UTF-8, up to 8 MiB and {MAX_ENTRIES:,} entries, each of up to {MAX_ENTRY_BYTES // 1024} KiB."
+        f"UTF-8, up to {MAX_BODY_BYTES >> 20} MiB and {MAX_ENTRIES:,} entries, "
+        f"each of up to {MAX_ENTRY_BYTES >> 10} KiB."
     ),
     "content": {
         "application/json": {

@@ -7,14 +7,12 @@ from fastapi import Depends, FastAPI, Request, Response
 
 from api.description import ACCEPTED_EXAMPLE, ENTRIES_BODY, error_responses
 from api.description import example_response as example
-from api.entries import Batch, read_batch
+from api.entries import BODY_SECONDS, MAX_BODY_BYTES, Batch, read_batch
 from api.errors import TRY_AGAIN, ApiError, json_response
 from api.guard import requires
 from api.landing import FULL, Landing
 
-MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HELD_BYTES = 256 * 1024 * 1024  # of all requests together
-BODY_SECONDS = 30.0
 # Larger bodies are taken apart in a thread, so that others need not wait; in one, so that memory stays bounded.
 LARGE_BYTES = 64 * 1024
 
@@ -24,7 +22,8 @@ def add_receiver(app: FastAPI, landing: Landing) -> None:
     receiver = _Receiver(landing)
 
     async def receive(request: Request) -> Response:
-        """Entries are answered with 202 once they are on disk (fsync); a batch lands as a whole or not at all.
+        """Entries are answered with 202 once they are on disk (fsync); a batch lands as a whole or not at all. (Only of
+        one that was being written when the service was killed, and was not acknowledged, the first lines may land.)
 
         An entry is one line, `{key=value|key=value...}`, of up to 64 KiB; blank space around it is cut off. Junk is
         refused. Whether an entry's id and date make sense is found out by the next run, which quarantines it if not.

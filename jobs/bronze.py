@@ -26,10 +26,10 @@ from jobs.engine.landing import (
     is_being_written,
     is_expected,
     list_files,
-    local_path,
     passed_over,
 )
 from jobs.engine.ledger import RowAccount
+from jobs.engine.places import local_path
 from jobs.engine.readers import failed_file, inspect_lines, parent, read_lines, rescued
 from jobs.engine.sources import SOURCES_FOLDER, RawTable, Source, load_sources
 

@@ -22,6 +22,7 @@ from jobs.commands.options import (
     WaitOption,
     a_number,
     new_console,
+    show,
 )
 from jobs.engine import embedded
 from jobs.engine.errors import AssayError, ConfigurationError
@@ -161,7 +162,7 @@ def replay(
     console = new_console(to_stderr=as_json)
     if dry_run:
         found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)
-        print(json.dumps(found.as_json(), indent=2) if as_json else found.as_text(source))
+        show(found, as_json=as_json)
         return
     with _alone(settings, "assay replay", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
@@ -234,7 +235,10 @@ def db_stop() -> None:
 def db_url(
     role: Annotated[Role, typer.Option(help="Who connects. Example: --role analyst")] = Role.assay,
     password: Annotated[
-        bool, typer.Option("--password", help="With the password itself, for clients that read no file of passwords.")
+        bool,
+        typer.Option(
+            "--password", help="With the password itself, for clients that read no file of it. Example: --password"
+        ),
     ] = False,
 ) -> None:
     """Print a connection string; it names the file of the password. Example: psql "$(assay db url --role analyst)" """
@@ -318,7 +322,7 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
 def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is_named: bool) -> None:
     """Sample files for a source that has no files yet, and never had any: sample rows would join real ones."""
     from jobs.bronze import named_file
-    from jobs.engine.landing import local_path
+    from jobs.engine.places import local_path
 
     landing, bronze = (local_path(place) for place in (settings.landing, f"{settings.lakehouse}/bronze/{source.name}"))
     if landing is None or bronze is None or bronze.exists() or named_file(source):
@@ -350,7 +354,7 @@ def _sample_of(source: str) -> Any:
 
 
 def _landing_folder(settings: Settings, source: str) -> Path:
-    from jobs.engine.landing import local_path
+    from jobs.engine.places import local_path
 
     root = local_path(settings.landing)
     if root is None:

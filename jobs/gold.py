@@ -19,10 +19,11 @@ from jobs.engine.context import Run
 from jobs.engine.delta import LOG_RETENTION, Changes
 from jobs.engine.documents import KEY
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.fingerprints import fingerprint, metrics
 from jobs.engine.ledger import TableState
+from jobs.engine.listing import dotted
 from jobs.engine.local_rows import no_rows
-from jobs.engine.sources import Computed, Source, Transform, input_names
-from jobs.engine.versions import fingerprint, metrics, together
+from jobs.engine.sources import SOURCES_FOLDER, Computed, Source, Transform, input_names
 from jobs.silver import call, quarantine_table, silver_table, verify_all_parsed
 from jobs.silver import shapes as silver_shapes
 
@@ -107,8 +108,8 @@ def check(source: Source) -> None:
         way = "row_by_row" if recipe.declared.row_by_row else "additive" if recipe.declared.sum_by else None
         if way and len(recipe.inputs) != 1:
             raise ConfigurationError(
-                f"{_named([recipe.table])} is declared {way}, and computed from {len(recipe.inputs)} tables",
-                f"leave {way} out: it is for a table that is computed from one other table",
+                f"{dotted(recipe.table)} is declared {way}, and computed from {len(recipe.inputs)} tables",
+                f"{SOURCES_FOLDER / source.name}.yaml: leave {way} out, for it is about one other table",
             )
 
 
@@ -156,14 +157,14 @@ def _verify_derived(run: Run, source: Source) -> None:
         before = (state.delta_version, state.logic, state.inputs) if (state := states.get(table)) else None
         if None not in inputs.values() and before != (run.lake.version(table), logic, inputs):
             raise AssayError(
-                f"{_named([recipe.table])} is not computed from the newest rows, by the present code, yet",
+                f"{dotted(recipe.table)} is not computed from the newest rows, by the present code, yet",
                 f"let silver come to its end first: assay run --source {source.name}",
             )
 
 
 def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> str | None:
     """Why a table is not what its inputs and its code make of it; None if it is."""
-    if reason := _is_unfounded(run, recipe, logic):
+    if reason := _why_unfounded(run, recipe, logic):
         return reason
     state, paths = run.ledger.table_states()[recipe.table], sorted(set(recipe.inputs.values()))
     if changed := [path for path in paths if path in changing]:
@@ -173,7 +174,7 @@ def _reason(run: Run, recipe: Recipe, logic: str, changing: Collection[str]) -> 
     return None
 
 
-def _is_unfounded(run: Run, recipe: Recipe, logic: str) -> str | None:
+def _why_unfounded(run: Run, recipe: Recipe, logic: str) -> str | None:
     """Why a table is not even what its code made of its inputs when it was last computed; None if it is."""
     state = run.ledger.table_states().get(recipe.table)
     if state is None:
@@ -188,7 +189,7 @@ def _is_unfounded(run: Run, recipe: Recipe, logic: str) -> str | None:
 
 
 def _named(paths: Sequence[str]) -> str:
-    return ", ".join(path.replace("/", ".") for path in paths)
+    return ", ".join(dotted(path) for path in paths)
 
 
 def _recipe(table: str, transform: Transform, declared: Computed, readable: Mapping[str, str]) -> Recipe:
@@ -228,7 +229,7 @@ def _check_documents(run: Run, source: Source, refreshed: Collection[str]) -> No
         found = keys.where(~fits | (F.col("count") > 1)).agg(F.count("*"), F.count_if(~fits)).first()
         if found is not None and found[0]:
             raise AssayError(
-                f"{_named([path])}: {found[0]:,} values of {document.key} cannot each name a file: {found[1]:,} are "
+                f"{dotted(path)}: {found[0]:,} values of {document.key} cannot each name a file: {found[1]:,} are "
                 "missing, or have other characters than letters, digits, _ and - or over 200 of them, and the others "
                 "come more than once",
                 f"nothing was published; mend the transform (transforms/{source.name}.py), or hold such rows back",
@@ -333,7 +334,7 @@ def _added_up(recipe: Recipe, rows: DataFrame) -> DataFrame:
     if wrong or not measures or not kinds.keys() >= set(by):
         found = ", ".join(f"{name} {kind.simpleString()}" for name, kind in kinds.items())
         raise ConfigurationError(
-            f"{_named([recipe.table])} is declared additive, and its transform returns {found}",
+            f"{dotted(recipe.table)} is declared additive, and its transform returns {found}",
             f"expected its key ({', '.join(by)}), and sums of whole numbers or decimals; or leave additive out",
         )
     sums = [F.coalesce(F.sum(name), F.lit(0)).cast(kinds[name]).alias(name) for name in measures]
@@ -347,7 +348,7 @@ def _changes(run: Run, recipe: Recipe, logic: str) -> dict[str, Changes] | None:
     None if that is not known or not little, if the table cannot be built on, or is declared to be computed as a whole.
     """
     declared = recipe.declared
-    if not (declared.row_by_row or declared.parts_by or declared.sum_by) or _is_unfounded(run, recipe, logic):
+    if not (declared.row_by_row or declared.parts_by or declared.sum_by) or _why_unfounded(run, recipe, logic):
         return None
     before, found = run.ledger.table_states()[recipe.table].inputs, dict[str, Changes]()
     for name, path in recipe.inputs.items():
@@ -414,7 +415,7 @@ def _check_groups(recipe: Recipe, tables: Mapping[str, DataFrame]) -> None:
     by = recipe.declared.group_by
     if by and (lacking := [name for name, rows in tables.items() if by not in rows.columns]):
         raise ConfigurationError(
-            f"{_named([recipe.table])} is declared group_by {by}, and {lacking[0]} has no such column",
+            f"{dotted(recipe.table)} is declared group_by {by}, and {lacking[0]} has no such column",
             "expected a column of the table and of all that it is computed from; or leave group_by out",
         )
 
@@ -434,8 +435,8 @@ def _add(run: Run, rows: DataFrame, state: TableState) -> TableState:
     """Adds rows to the table, counting and hashing them on the way; returns `state` completed."""
     observed, before = Observation(), run.ledger.table_states()[state.table_name]
     version = run.lake.append(rows.observe(observed, *metrics(rows)), state.table_name)
-    count, total = together((before.row_count, before.checksum), fingerprint(observed.get))
-    return replace(state, delta_version=version, row_count=count, checksum=total)
+    found = before.fingerprint.plus(fingerprint(observed.get))
+    return replace(state, delta_version=version, **found._asdict())
 
 
 def _write(
@@ -457,8 +458,7 @@ def _write(
     found = observed.get
     results = gate.results(str(silver), rules, found)
     gate.enforce(results)
-    count, total = fingerprint(found)
-    return replace(state, delta_version=version, row_count=count, checksum=total), results
+    return replace(state, delta_version=version, **fingerprint(found)._asdict()), results
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.delta import LOG_RETENTION
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.hadoop import hadoop_path, located
 from jobs.engine.ledger import ACCOUNTS, RULES, TableState
-from jobs.engine.listing import line, size, some, table
+from jobs.engine.listing import dotted, line, size, some, table
 from jobs.engine.session import logs_before, session_settings
 from jobs.engine.sources import Source
 from jobs.engine.versions import any_version, data_files, is_forgotten, modified_at
@@ -73,7 +73,7 @@ class Maintenance:
     def as_text(self) -> str:
         rows = [
             [
-                work.table.replace("/", "."),
+                dotted(work.table),
                 work.files_before,
                 work.files_after,
                 work.files_removed,
@@ -213,8 +213,7 @@ def _tables(run: Run, sources: Sequence[Source]) -> list[str]:
     """
     names = "|".join(map(re.escape, {source.name for source in sources} | run.ledger.sources()))
     own = re.compile(rf"ops/(?!scratch)[^/]+|(bronze|silver|quarantine|gold)/({names})/[^/]+")
-    root = hadoop_path(run.spark, run.lake.root)
-    file_system = root.getFileSystem(hadoop_configuration(run.spark))
+    file_system, root = located(run.spark, run.lake.root)
     prefix = str(file_system.makeQualified(root).toString()).rstrip("/") + "/"
     logs = [
         str(status.getPath().getParent().toString()).removeprefix(prefix)
@@ -324,11 +323,11 @@ def _needed(run: Run, path: str, kept: Kept, report: Maintenance) -> timedelta:
         except (PySparkException, Py4JJavaError) as error:
             if not is_forgotten(error):
                 raise AssayError(
-                    f"{path.replace('/', '.')}: which files version {version} of a release needs could not be read; no "
+                    f"{dotted(path)}: which files version {version} of a release needs could not be read; no "
                     "file of it was removed",
                     "run again; --verbose shows what the system says",
                 ) from error
-            report.notes.append(f"{path.replace('/', '.')}: version {version} of a release is no longer there")
+            report.notes.append(f"{dotted(path)}: version {version} of a release is no longer there")
     written = [at for at in modified_at(run.spark, needed - current) if at is not None]
     return timedelta(seconds=max(0.0, time.time() - min(written))) + _CLOCKS if written else timedelta()
 
@@ -385,8 +384,7 @@ def _clean(run: Run, sources: Sequence[Source], report: Maintenance) -> None:
     exported = f"{run.settings.output.rstrip('/')}/exports"
     left += [f"{exported}/.{export.file}.new" for source in sources for export in source.exports.values()]
     for path in left:
-        folder = hadoop_path(run.spark, path)
-        file_system = folder.getFileSystem(hadoop_configuration(run.spark))
+        file_system, folder = located(run.spark, path)
         if file_system.exists(folder) and len(file_system.listStatus(folder)):
             report.cleaned.append(f"{path}: left by a run that was cut short")
             if not report.dry_run:
@@ -426,8 +424,7 @@ def _clean_staging(target: Database, report: Maintenance) -> None:
 
 def _on_disk(run: Run, path: str) -> tuple[int, int]:
     """How many files a table's folder has beside its log, and their bytes in all."""
-    folder, log = hadoop_path(run.spark, path), hadoop_path(run.spark, f"{path}/_delta_log")
-    file_system = folder.getFileSystem(hadoop_configuration(run.spark))
+    (file_system, folder), log = located(run.spark, path), hadoop_path(run.spark, f"{path}/_delta_log")
     everything, own = file_system.getContentSummary(folder), file_system.getContentSummary(log)
     return everything.getFileCount() - own.getFileCount(), everything.getLength() - own.getLength()
 

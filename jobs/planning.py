@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from py4j.protocol import Py4JJavaError
 
 from jobs import bronze, gold, publish, silver
-from jobs.engine import documents, embedded, postgres
+from jobs.checks import check
+from jobs.engine import embedded, postgres
 from jobs.engine.batches import FileEvent, History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import LandingFile
 from jobs.engine.ledger import TableState
-from jobs.engine.listing import SHOWN, line, size, some
+from jobs.engine.listing import SHOWN, dotted, line, size, some
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
 from jobs.engine.sources import SOURCES_FOLDER, Source
@@ -151,12 +152,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
     Raises ConfigurationError where the run would, before it reads anything.
     """
     for source in sources:
-        bronze.check(run, source)
-        bronze.check_columns(run, source)
-        gold.check(source)
-        silver.check(run, source)
-        for document in source.documents.values():
-            documents.folder_of(run.settings.output, document)
+        check(run, source)
     last = _last_release(run)
     publishing, plans = PublishPlan(last.number, last.unknown, is_foreign=last.is_foreign), []
     for source in sources:
@@ -382,7 +378,7 @@ def _source_lines(plan: SourcePlan) -> list[str]:
         if batch.set_aside:
             lines.append(line("would set aside", _files(batch.set_aside)))
     lines += [line("would answer", f"{plan.source}: {asked}") for asked in plan.requests]
-    return lines + _grouped("would refresh", [PlannedTable(t.table.replace("/", "."), t.why) for t in plan.refresh])
+    return lines + _grouped("would refresh", [PlannedTable(dotted(t.table), t.why) for t in plan.refresh])
 
 
 def _files(files: Sequence[PlannedFile]) -> str:

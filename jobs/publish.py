@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import Connection
 from py4j.protocol import Py4JJavaError
@@ -27,14 +27,16 @@ from jobs.engine.embedded import running as running_embedded
 from jobs.engine.embedded import start as start_embedded
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
-from jobs.engine.landing import local_path
+from jobs.engine.fingerprints import Fingerprint, measured
 from jobs.engine.ledger import Ledger
+from jobs.engine.listing import dotted
 from jobs.engine.local_rows import local_rows
+from jobs.engine.places import local_path
 from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
-from jobs.engine.versions import any_version, is_forgotten, is_gone, measured, together
+from jobs.engine.versions import any_version, is_forgotten, is_gone
 from jobs.gold import gold_table
 from jobs.silver import quarantine_table, silver_table, silver_writer
 
@@ -87,11 +89,18 @@ class PublishReport:
     set_aside: list[FileEvent] = field(default_factory=list)
 
 
+class ShownVersion(NamedTuple):
+    """Which version of a published gold table is shown, and the checksum of its rows."""
+
+    version: int
+    checksum: str
+
+
 @dataclass(frozen=True)
 class Shown:
-    """Which versions of its gold tables a source shows: of published tables with their checksum, and of documents."""
+    """Which versions of its gold tables a source shows: of published tables, and of documents."""
 
-    tables: Mapping[str, tuple[int, str]]
+    tables: Mapping[str, ShownVersion]
     documents: Mapping[str, int]
 
 
@@ -302,28 +311,28 @@ def _declared(sources: Sequence[Source]) -> set[str]:
 
 def stage(
     run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
-) -> list[tuple[Publication, tuple[int, str]]]:
+) -> list[tuple[Publication, Fingerprint]]:
     """Loads the rows of the items' versions, or of their additions, into staging tables.
 
-    Returns the items, each with how many rows its version has, and their checksum. An addition that does not come to
+    Returns the items, each with the fingerprint of its version. An addition that does not come to
     what was computed is no addition to what was published (the table may have been made anew): then all is loaded.
     """
     loaded = _load(run, connection, target, items)
-    found = [(item, together(item.addition.before, rows) if item.addition else rows) for item, rows in loaded]
-    wrong = [replace(item, addition=None) for item, total in found if item.addition and total != item.rows]
+    found = [(item, item.addition.before.plus(rows) if item.addition else rows) for item, rows in loaded]
+    wrong = [replace(item, addition=None) for item, all in found if item.addition and all != item.state.fingerprint]
     again = {item.full_name: (item, rows) for item, rows in _load(run, connection, target, wrong)}
     return [again.get(item.full_name, (item, total)) for item, total in found]
 
 
 def _load(
     run: Run, connection: Connection[Any], target: Database, items: Sequence[Publication]
-) -> list[tuple[Publication, tuple[int, str]]]:
-    """Fills the items' staging tables; returns how many rows were loaded, and their checksum."""
+) -> list[tuple[Publication, Fingerprint]]:
+    """Fills the items' staging tables; returns the fingerprint of what was loaded."""
     target = postgres.without_limits(connection, target)
     for item in items:
         postgres.create_staging(connection, item)
 
-    def load(item: Publication) -> tuple[int, str]:
+    def load(item: Publication) -> Fingerprint:
         if item.addition:
             return postgres.load_staging(item.addition.rows, target, item)
         return postgres.load_staging(run.lake.read(item.state.table_name, item.state.delta_version), target, item)
@@ -346,7 +355,7 @@ def publications(run: Run, source: Source) -> list[Publication]:
 def is_changed(item: Publication, last: Mapping[str, ReleasedTable]) -> bool:
     """Whether its rows or its definition differ from the last release; a new Delta version alone is no change."""
     released = last.get(item.full_name)
-    return released is None or (released.rows, released.definition) != (item.rows, item.definition)
+    return released is None or (released.fingerprint, released.definition) != (item.state.fingerprint, item.definition)
 
 
 def is_held_back(items: Sequence[Publication], last: Mapping[str, ReleasedTable]) -> bool:
@@ -384,7 +393,7 @@ def newest(run: Run, source: Source) -> Shown:
     states = {
         name: state for name in source.gold_tables if (state := run.ledger.table_states().get(gold_table(source, name)))
     }
-    tables = {name: (state.delta_version, state.checksum) for name, state in states.items()}
+    tables = {name: ShownVersion(state.delta_version, state.checksum) for name, state in states.items()}
     return Shown(tables, {name: state.delta_version for name, state in states.items() if name in source.documents})
 
 
@@ -397,7 +406,7 @@ def shown_of(
     """The versions of the source's gold tables that a release shows; without documents whose table was made anew."""
     names = {name: f"{table.schema_}.{name}" for name, table in source.publish.items()}
     found = {name: released[full] for name, full in names.items() if full in released}
-    tables = {name: (table.delta_version, table.checksum) for name, table in found.items()}
+    tables = {name: ShownVersion(table.delta_version, table.checksum) for name, table in found.items()}
     versions = {name: had for name in source.documents if (had := documents_of.get((source.name, name)))}
     present = {name: had.version for name, had in versions.items() if is_of_present_table(run, source, name, had)}
     return Shown(tables, present)
@@ -481,16 +490,16 @@ def _addition(
         live_tables.row_count(connection, item) == released.row_count
         and live_tables.column_types(connection, item.full_name).keys() == item.columns.keys()
     )
-    return Addition(changes.added, released.rows) if is_as_published else None
+    return Addition(changes.added, released.fingerprint) if is_as_published else None
 
 
-def _verify_loaded(loaded: Sequence[tuple[Publication, tuple[int, str]]]) -> None:
+def _verify_loaded(loaded: Sequence[tuple[Publication, Fingerprint]]) -> None:
     """Raises AssayError if what Delta gave is not what was computed."""
     for item, found in loaded:
-        if found != item.rows:
-            table, version, (rows, checksum) = item.state.table_name, item.state.delta_version, found
+        if found != item.state.fingerprint:
+            table, version = dotted(item.state.table_name), item.state.delta_version
             raise AssayError(
-                f"{table.replace('/', '.')}: version {version} has {rows:,} rows with checksum {checksum}; "
+                f"{table}: version {version} has {found.row_count:,} rows with checksum {found.checksum}; "
                 f"{item.state.row_count:,} with {item.state.checksum} were computed; nothing was published",
                 "the table was changed from outside; remove its folder, and the next run makes it anew",
             )
@@ -524,7 +533,7 @@ def _has_rows(run: Run, path: str, version: int, checksum: str) -> bool:
     """Whether the version is there, and has the rows with this checksum."""
     try:
         with any_version(run.spark):
-            return measured(run.lake.read(path, version))[1] == checksum
+            return measured(run.lake.read(path, version)).checksum == checksum
     except (PySparkException, Py4JJavaError) as error:
         if is_gone(error):
             return False
@@ -549,7 +558,7 @@ def _export(run: Run, source: Source, shown: Shown) -> list[str]:
 
 def _checksum(shown: Shown, document: str) -> str | None:
     """That of the rows that documents are made from; a release records it of published tables only."""
-    return shown.tables[document][1] if document in shown.tables else None
+    return shown.tables[document].checksum if document in shown.tables else None
 
 
 def _write_documents(run: Run, source: Source, shown: Shown) -> list[str]:

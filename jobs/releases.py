@@ -20,13 +20,14 @@ from jobs.engine import embedded, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.fingerprints import Fingerprint, measured
 from jobs.engine.ledger import TableState
-from jobs.engine.listing import line, table
+from jobs.engine.listing import dotted, line, table
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
-from jobs.engine.versions import any_version, has_all_files, is_gone, measured
+from jobs.engine.versions import any_version, has_all_files, is_gone
 from jobs.gold import gold_table
 
 _UNTOUCHED = "nothing was changed"
@@ -159,7 +160,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         differing = [
             name
             for name in wanted
-            if name not in dropped and (name not in last or last[name].rows != wanted[name].rows)
+            if name not in dropped and (name not in last or last[name].fingerprint != wanted[name].fingerprint)
         ]
         report.same = [name for name in wanted if name not in [*dropped, *differing]]
         # Decision: a table that is younger than the release stays as it is; Assay never empties what may be in use.
@@ -207,7 +208,7 @@ def _documents(
         if had is None:
             why = f"release {report.to} does not say which it had"
         elif not publish.is_of_present_table(run, source, name, had) or _if_there(run, path, had.version) is None:
-            why = f"version {had.version} of {path.replace('/', '.')}, which release {report.to} had, is gone"
+            why = f"version {had.version} of {dotted(path)}, which release {report.to} had, is gone"
         else:
             found[(source.name, name)] = had
             continue
@@ -272,7 +273,7 @@ def _version(run: Run, path: str, version: int, to: int) -> DataFrame:
     """The rows of a version. Raises AssayError if it is no longer there."""
     if (frame := _if_there(run, path, version)) is None:
         raise AssayError(
-            f"{path.replace('/', '.')}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
+            f"{dotted(path)}: version {version}, which release {to} shows, is no longer there; {_UNTOUCHED}",
             f"assay maintain keeps the newest {run.settings.keep_releases} releases (keep_releases in "
             "conf/assay.yaml; assay releases lists them), but for those before a table's folder was removed",
         )
@@ -290,11 +291,12 @@ def _if_there(run: Run, path: str, version: int) -> DataFrame | None:
         raise
 
 
-def _verify(item: Publication, found: tuple[int, str], to: int) -> None:
-    if found != item.rows:
+def _verify(item: Publication, found: Fingerprint, to: int) -> None:
+    state = item.state
+    if found != state.fingerprint:
         raise AssayError(
-            f"{item.full_name}: version {item.state.delta_version} has {found[0]:,} rows with checksum {found[1]}; "
-            f"release {to} recorded {item.rows[0]:,} with {item.rows[1]}; {_UNTOUCHED}",
+            f"{item.full_name}: version {state.delta_version} has {found.row_count:,} rows with checksum "
+            f"{found.checksum}; release {to} recorded {state.row_count:,} with {state.checksum}; {_UNTOUCHED}",
             "the table was made anew since, or changed from outside; or the release is of an older Assay, which hashed "
             "rows otherwise",
         )
@@ -316,7 +318,7 @@ def _withheld(
     concerned = [name for name, table in declared.items() if table.source in moved]
     states = run.ledger.table_states()
     return {
-        name: state.checksum if (state.row_count, state.checksum) != live[name].rows else None
+        name: state.checksum if state.fingerprint != live[name].fingerprint else None
         for name in concerned
         if name in live and (state := states.get(gold_table(declared[name].source, declared[name].name)))
     }

@@ -22,6 +22,7 @@ from jobs.engine.sources import Source
 class Preview:
     """What a replay would do: rows asked for, how many of them would pass now, and which rules hold back the others."""
 
+    source: str
     rows: int = 0
     passing: int = 0
     rules: dict[str, int] = field(default_factory=dict)
@@ -29,11 +30,11 @@ class Preview:
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
-    def as_text(self, source: str) -> str:
+    def as_text(self) -> str:
         lines = [f"would pass    {self.passing:,} of {self.rows:,} rows; nothing was written"]
         lines += [f"would stay    {count:,} rows: {rule}" for rule, count in sorted(self.rules.items())]
         if self.passing:
-            lines += ["", f"next          assay replay --source {source}, with the same options"]
+            lines += ["", f"next          assay replay --source {self.source}, with the same options"]
         return "\n".join(lines)
 
 
@@ -107,7 +108,7 @@ def _ask_backfill(run: Run, source: Source, batches: list[int]) -> Request:
 def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Preview:
     """What `ask_replay` and the run after it would do; writes nothing."""
     check_rule(run, source, rule)
-    result = Preview()
+    result = Preview(source.name)
     for table in source.parsed_tables:
         rows = _quarantined(run, source, table, rule, batch)
         if rows is None:

@@ -15,11 +15,11 @@ from types import FrameType
 from api.parts import left_behind
 from jobs import bronze, gold, publish, silver
 from jobs.bronze import BronzeReport
-from jobs.engine import documents
+from jobs.checks import check
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
-from jobs.engine.landing import local_path
 from jobs.engine.listing import some
+from jobs.engine.places import local_path
 from jobs.engine.rules import RuleResult
 from jobs.engine.session import FEW_BYTES, FOR_FEW_ROWS, session_settings
 from jobs.engine.sources import Source
@@ -73,7 +73,7 @@ def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer], take_over
     run.ledger.load([source.name for source in sources])
     with ThreadPoolExecutor(max_workers=SOURCES_AT_ONCE) as pool:
         # All of them first: a wrong rule is to be found before any data is read.
-        for _ in pool.map(partial(_check, run), sources):
+        for _ in pool.map(partial(check, run), sources):
             pass
         for source, refined in zip(sources, pool.map(partial(_refine, run, layers=layers), sources), strict=True):
             _describe(run, source, refined, summary)
@@ -102,16 +102,6 @@ class _Refined:
     read: BronzeReport
     made: SilverReport | None
     rules: list[RuleResult]
-
-
-def _check(run: Run, source: Source) -> None:
-    bronze.check(run, source)
-    gold.check(source)
-    if not gold.is_of_present_code(run, source):  # what made the tables has been checked then, and costs seconds
-        bronze.check_columns(run, source)
-        silver.check(run, source)
-    for document in source.documents.values():
-        documents.folder_of(run.settings.output, document)
 
 
 def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:

@@ -10,7 +10,7 @@ from api.server import serve as serve_http
 from jobs.engine import embedded
 from jobs.engine.database import read_password
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.landing import local_path
+from jobs.engine.places import local_path
 from jobs.engine.settings import Settings
 from jobs.publish import given_database
 

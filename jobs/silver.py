@@ -24,6 +24,7 @@ from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.faults import explained
 from jobs.engine.ledger import RowAccount, TableState
+from jobs.engine.listing import dotted
 from jobs.engine.local_rows import LocalRows, Rows, hidden, local_rows, no_rows
 from jobs.engine.readers import ARRIVAL, BRONZE_OF_LINES
 from jobs.engine.sources import SOURCES_FOLDER, SilverTable, Source, Transform, input_names, mistake
@@ -325,7 +326,7 @@ def _known(run: Run, target: str, declared: SilverTable) -> DataFrame:
     rows = run.lake.read(target)
     if lacking := [name for name in declared.key if name not in rows.columns]:
         raise AssayError(
-            f"{target.replace('/', '.')} does not have the column {lacking[0]!r}, which is in its key now",
+            f"{dotted(target)} does not have the column {lacking[0]!r}, which is in its key now",
             f"remove the folder {target} of the lakehouse, and the next run makes it anew from bronze",
         )
     return rows

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from pyspark import SparkConf, SparkContext
@@ -40,6 +41,10 @@ FAST_FOR_FEW_ROWS = {
     "spark.ui.retainedTasks": "200",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
 }
+
+# Two processes and what they start share the cores: how long an example takes says nothing of the code.
+hypothesis.settings.register_profile("assay", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("assay")
 
 _SHARED = "TEST_SPARK_GATEWAY"  # port and secret of the JVM that the processes of a test run share
 

@@ -177,13 +177,14 @@ def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
 
 def test_a_cluster_for_one_command(tmp_path: Path) -> None:
     master, web_page = free_ports(2)
-    environment = os.environ | {"SPARK_MASTER_PORT": str(master), "SPARK_MASTER_WEBUI_PORT": str(web_page)}
+    ports = {"SPARK_MASTER_PORT": str(master), "SPARK_MASTER_WEBUI_PORT": str(web_page)}
+    environment = os.environ | ports | {"CLUSTER_WORKERS": "1"}
     checked = f"{sys.executable} scripts/spark_health.py http://127.0.0.1:{web_page} 127.0.0.1"
     ran = subprocess.run(
         [SCRIPTS / "cluster.sh", "bash", "-c", f"echo $SPARK_MASTER_URL; {checked}; exit 5"],
         env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert ran.stdout == f"spark://127.0.0.1:{master}\nalive: spark://127.0.0.1:{master}, 2 worker(s)\n"
+    assert ran.stdout == f"spark://127.0.0.1:{master}\nalive: spark://127.0.0.1:{master}, 1 worker(s)\n"
     assert ran.returncode == 5
     assert "no Spark master answers" in health(f"http://127.0.0.1:{web_page}").stderr
 

@@ -140,8 +140,9 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     first, second = (lab.land(path, header + f"{n} 0001,Cy,Orr,20,M,2024-05-09\n") for n, path in enumerate(names))
     for file in (first, second, first):
         monkeypatch.setenv("CSV_FILE", str(file))
-        summary = lab.run("signups", until="silver")
+        summary = lab.run("signups", until="bronze")
     assert summary.sources[0].files == "nothing new"
+    lab.run("signups", first="silver", until="silver")
     users = {row.user_id: row._source_file for row in lab.table("silver/signups/signups").collect()}
     # Of one name in two folders, none takes the place of the other.
     assert users == {n: str(file).removeprefix("/") for n, file in enumerate((first, second))}
@@ -153,9 +154,9 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     # A file of the landing folder is the one that runs without the name find there, links or not.
     lab.landing.with_name("link").symlink_to(lab.landing)
     monkeypatch.setenv("CSV_FILE", f"{lab.landing.with_name('link')}/signups/unread.csv")
-    lab.run("signups", until="silver")
+    lab.run("signups", until="bronze")
     monkeypatch.delenv("CSV_FILE")
-    assert lab.run("signups", until="silver").sources[0].files == "nothing new"
+    assert lab.run("signups", until="bronze").sources[0].files == "nothing new"
     lab.land("signups/unread.csv", header + "9 0001,Di,Fox,20,F,2024-05-10\n")
     lab.run("signups", until="silver")
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 7, 9}
@@ -167,7 +168,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     (shared / "linked.csv").rename(shared / "signups/linked.csv")
     with monkeypatch.context() as patch:
         patch.setenv("CSV_FILE", f"{shared}/signups/linked.csv")
-        lab.run("signups", until="silver")
+        lab.run("signups", until="bronze")
     assert lab.run("signups", until="silver").sources[0].files == "nothing new"
     assert 3 in {row.user_id for row in lab.table("silver/signups/signups").collect()}
 
@@ -176,7 +177,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(bronze, "_below_landing", lambda *_: None)
         patch.setenv("CSV_FILE", str(old))
-        lab.run("signups", until="silver")
+        lab.run("signups", until="bronze")
     monkeypatch.setenv("CSV_FILE", str(old))
     lab.land("signups/old.csv", header + "6 0001,Ed,Ash,20,M,2024-05-09\n")
     lab.run("signups", until="silver")
@@ -186,7 +187,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     monkeypatch.setattr(bronze, "is_expected", lambda path, _: f"/{path}" == str(second))
     monkeypatch.setenv("CSV_FILE", str(second))
     with pytest.raises(ConfigurationError, match=r"would be taken for .*/elsewhere/2/one\.csv of the landing folder"):
-        lab.run("signups", until="silver")
+        lab.run("signups", until="bronze")
 
     monkeypatch.setenv("CSV_FILE", str(lab.land("elsewhere/_one.csv", header)))
     with pytest.raises(ConfigurationError, match=r"CSV_FILE: _one\.csv counts as still being written"):

@@ -9,7 +9,7 @@ from jobs.engine.errors import ConfigurationError
 from jobs.engine.sources import Source, load_sources
 from jobs.planning import plan_sources
 from tests.jobs.engine.test_workbooks import workbook
-from tests.lab import Lab
+from tests.lab import Lab, with_gold
 
 CUSTOMERS = [["Customer_Id", "Occupation", "Type"], [1, "Nurse", "Private"], [2, None, None], [3, "Baker", "Business"]]
 EVENTS = [
@@ -50,7 +50,8 @@ def test_a_workbook_then_newer_sheets_then_the_workbook_again(lab: Lab) -> None:
     # One sheet anew, as CSV with other headers: it alone is replaced. The same interaction keeps its id.
     newer = "date_start,event,customers\n04/10/2019 09:00,Email,1\n06/10/2019 09:00,Post,2\n"
     lab.land("interactions/interactions_2.csv", newer, at=1_700_000_100)
-    lab.run("interactions")
+    interactions = with_gold("interactions", "customer_channel_interactions")
+    lab.run(interactions)
     replaced = [(1, "Email", 1), (1, "Post", 0), (2, "Email", 0), (2, "Post", 1)]
     assert lab.query(COUNTS) == [*replaced, (3, "Email", 0), (3, "Post", 0)]
     assert lab.account("silver") == {
@@ -61,9 +62,9 @@ def test_a_workbook_then_newer_sheets_then_the_workbook_again(lab: Lab) -> None:
 
     # An older extract that comes late changes nothing; one delivered again is the newest again.
     lab.land("interactions/interactions_1.csv", newer.replace("Post", "Boat"), at=1_600_000_000)
-    assert lab.run("interactions").release_id is None
+    assert lab.run(interactions).release_id is None
     lab.land("interactions/all again.xlsx", (lab.landing / "interactions/all.xlsx").read_bytes(), at=1_700_000_200)
-    lab.run("interactions")
+    lab.run(interactions)
     assert (7, "Email", 1) in lab.query(COUNTS)
     assert lab.account("silver")["interactions/interactions_2.csv"] == (2, 0, 0, 0, 2)
 

@@ -1,11 +1,12 @@
 """Quarantine and back: rows that pass the present rules move, the others stay, and the accounts balance throughout."""
 
+import json
 from datetime import date
 from typing import Any
 
 import pytest
 
-from jobs import replay, silver
+from jobs import cli, replay, silver
 from jobs.engine.batches import FileEvent
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount
@@ -56,8 +57,10 @@ def test_what_passes_moves_what_fails_stays_twice_is_once_and_a_backfill_refines
     mended = relaxed(members, "created_at_readable")
 
     # The preview writes nothing.
-    asked = replay.preview(lab.start(), mended, "created_at_readable", None)
-    assert (asked.rows, asked.passing, asked.rules) == (3, 2, {"id_valid": 1})
+    monkeypatch.setattr(cli, "load_sources", lambda _: [mended])
+    shown = ("--rule", "created_at_readable", "--dry-run", "--json")
+    code, asked, _ = lab.assay("replay", "--source", "members", *shown)
+    assert (code, json.loads(asked)) == (0, {"source": "members", "rows": 3, "passing": 2, "rules": {"id_valid": 1}})
     assert lab.account("silver")["members/a.log"] == (4, 1, 3, 0, 0)
 
     # Of one batch only; then all of the rule. The row that breaks another rule, too, stays.
@@ -89,8 +92,7 @@ def test_what_passes_moves_what_fails_stays_twice_is_once_and_a_backfill_refines
     monkeypatch.setattr(module, "member_entries", lambda raw: parse(raw).withColumns({"age": _doubled()}))
     today = lab.start().started_at.date()
     assert replay.ask_backfill(lab.start(), mended, date(2020, 1, 1), date(2020, 12, 31)) is None
-    assert replay.ask_backfill(lab.start(), mended, date(2020, 1, 1), today)
-    lab.run(mended, first="silver")
+    assert lab.assay("run", "--source", "members", "--from", "2020-01-01", "--to", str(today))[0] == 0
     assert sorted(row["age"] for row in lab.table(MEMBERS).collect()) == [96, 96, 96, 98, 100]
     assert lab.query(f"SELECT age FROM gold.member WHERE id = '{BOB}'") == [(100,)]
     assert lab.account("silver") == {

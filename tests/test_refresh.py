@@ -20,10 +20,10 @@ from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.delta import Changes
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.fingerprints import checksum
 from jobs.engine.ledger import Ledger, TableState
 from jobs.engine.publication import Publication
 from jobs.engine.sources import Source, load_sources
-from jobs.engine.versions import checksum
 from jobs.silver import call
 from scripts.proof.world import relaxed
 from tests.lab import Lab, forget_tables, with_gold

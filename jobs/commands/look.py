@@ -1,23 +1,16 @@
 """The commands that look and change nothing: `plan`, `accounts`, `quarantine`, `rules`."""
 
-import json
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.options import JsonOption, SourceOption, VerboseOption, new_console
+from jobs.commands.options import JsonOption, SourceOption, VerboseOption, new_console, show
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
 
 if TYPE_CHECKING:
     from jobs.engine.context import Run
-
-
-class _Result(Protocol):
-    def as_json(self) -> dict[str, object]: ...
-
-    def as_text(self) -> str: ...
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +24,7 @@ def plan(source: SourceOption = None, as_json: JsonOption = False, verbose: Verb
     from jobs.planning import plan_sources
 
     sources = load_sources(source)
-    _print(plan_sources(_start(as_json, verbose), sources), as_json)
+    show(plan_sources(_start(as_json, verbose), sources), as_json=as_json)
 
 
 def accounts(
@@ -48,7 +41,7 @@ def accounts(
 
     sources = load_sources(source)
     found = accounts_of(_start(as_json, verbose), sources, file)
-    _print(found, as_json)
+    show(found, as_json=as_json)
     if found.problems:
         raise AssayError(
             "\n".join(found.problems),
@@ -72,21 +65,17 @@ def quarantine(
     from jobs.held_back import quarantine_of
 
     sources = load_sources(source)
-    _print(quarantine_of(_start(as_json, verbose), sources, reason, examples), as_json)
+    show(quarantine_of(_start(as_json, verbose), sources, reason, examples), as_json=as_json)
 
 
 def rules(source: SourceOption = None, as_json: JsonOption = False) -> None:
     """List all rules, with the share of rows that violated them last. Example: assay rules --source credits"""
     from jobs.rulebook import rules_of
 
-    _print(rules_of(load_settings(), load_sources(source)), as_json)
+    show(rules_of(load_settings(), load_sources(source)), as_json=as_json)
 
 
 def _start(as_json: bool, verbose: bool) -> "Run":
     from jobs.engine.context import start_run
 
     return start_run(load_settings(), new_console(to_stderr=True), quiet=as_json, verbose=verbose)
-
-
-def _print(result: _Result, as_json: bool) -> None:
-    print(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())

@@ -1,7 +1,8 @@
 """Options that several commands have, and where they print."""
 
+import json
 from math import isnan
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
@@ -34,6 +35,17 @@ WaitOption = Annotated[
         help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600",
     ),
 ]
+
+
+class _Result(Protocol):
+    def as_json(self) -> dict[str, object]: ...
+
+    def as_text(self) -> str: ...
+
+
+def show(result: _Result, *, as_json: bool) -> None:
+    """Prints what a command found: for people, or for machines."""
+    print(json.dumps(result.as_json(), indent=2) if as_json else result.as_text())
 
 
 def new_console(*, to_stderr: bool = False) -> Console:

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger
+from jobs.engine.listing import dotted
 from jobs.engine.session import FEW_BYTES
 
 FATES = ("rows_written", "rows_quarantined", "rows_deduplicated", "rows_superseded")
@@ -76,7 +77,7 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     accounted_for = sum(wrong[name] for name in FATES)
     has_to_read, wanted = tables[wrong["table"]].read_from is not None, wrong[_TO_READ]
     to_read = f" of {wanted:,} that are in bronze" if has_to_read and wanted != wrong["rows_read"] else ""
-    place = f"{table.replace('/', '.')} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
+    place = f"{dotted(table)} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
     raise AssayError(
         f"{place}: {wrong['rows_read']:,} rows read{to_read}, {accounted_for:,} accounted for; "
         f"{wrong['rows_written']:,} said to be written and {wrong['found_written']:,} in the table; "

@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from jobs.engine.delta import Lakehouse
-from jobs.engine.landing import local_path
 from jobs.engine.ledger import Ledger
+from jobs.engine.places import local_path
 from jobs.engine.progress import Steps
 from jobs.engine.session import FEW_BYTES, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, start_session
 from jobs.engine.settings import Settings

@@ -12,7 +12,8 @@ from pyspark.sql.types import StructType
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
-from jobs.engine.landing import hadoop_configuration, hadoop_path
+from jobs.engine.hadoop import located
+from jobs.engine.listing import dotted
 from jobs.engine.local_rows import LocalRows, Rows, no_rows
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES
@@ -206,8 +207,8 @@ class Lakehouse:
         try:
             yield self.spark.read.schema(frame.schema).parquet(path)
         finally:
-            scratch = hadoop_path(self.spark, path)
-            scratch.getFileSystem(hadoop_configuration(self.spark)).delete(scratch, True)
+            file_system, scratch = located(self.spark, path)
+            file_system.delete(scratch, True)
 
     def _save(self, write: DataFrameWriter, table: str) -> None:
         write.format("delta").save(self.path(table))
@@ -361,8 +362,8 @@ class Lakehouse:
         return self.spark.read.schema(delta_log.schema(snapshot)).parquet(*files) if files else None
 
     def _is_there(self, table: str, path: str) -> bool:
-        file = hadoop_path(self.spark, f"{self.path(table)}/{path}")
-        return bool(file.getFileSystem(hadoop_configuration(self.spark)).exists(file))
+        file_system, file = located(self.spark, f"{self.path(table)}/{path}")
+        return bool(file_system.exists(file))
 
     def _commits(self, table: str, first: int) -> Iterator[Iterator[Any]]:
         """What each commit from version `first` on says, action by action."""
@@ -405,7 +406,7 @@ def _verify_types(table: str, there: StructType, new: StructType) -> None:
     for field in new:
         kind = field.dataType.simpleString()
         if types.get(field.name, kind) != kind:
-            column, (layer, _, name) = f"{table.replace('/', '.')}.{field.name}", table.partition("/")
+            column, (layer, _, name) = f"{dotted(table)}.{field.name}", table.partition("/")
             # Quarantine and its table are made together; and what of bronze is gone counts as read.
             remade = {"silver": f"folder {table}", "quarantine": f"folders {table} and silver/{name}"}.get(layer)
             raise AssayError(

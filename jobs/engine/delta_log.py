@@ -20,7 +20,7 @@ from pyspark.sql.types import StructType
 
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END, log_contradiction
-from jobs.engine.landing import hadoop_configuration
+from jobs.engine.hadoop import hadoop_configuration
 from jobs.engine.local_rows import LocalRows, Rows, java_columns
 from jobs.engine.session import java_class
 

@@ -15,9 +15,9 @@ from pyspark.sql import functions as F
 
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.landing import local_path
+from jobs.engine.fingerprints import measured
+from jobs.engine.places import local_path
 from jobs.engine.sources import Document
-from jobs.engine.versions import measured
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 MARK = "documents"  # how the name of the hidden file ends
@@ -64,7 +64,7 @@ def write(
     former = sorted({word for word in written if word.startswith(".")} - {document.suffix})
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shown, counts = lake.read(table, version), (0, 0)
-    now[_CHECKSUM] = checksum or measured(shown)[1]
+    now[_CHECKSUM] = checksum or measured(shown).checksum
     if written[_CHECKSUM:] != now[_CHECKSUM:]:
         rows, before = _texts(shown, document), _before(lake, table, written, now)
         if before is not None:
@@ -113,7 +113,7 @@ def _before(lake: Lakehouse, table: str, written: list[str], now: list[str]) -> 
         # That version may be gone, or damaged: what is needed is in the new one.
         with suppress(PySparkException, Py4JJavaError, ValueError):
             rows = lake.read(table, int(written[1]))
-            return rows if measured(rows)[1] == written[_CHECKSUM] else None
+            return rows if measured(rows).checksum == written[_CHECKSUM] else None
     return None
 
 

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
+from jobs.engine.hadoop import hadoop_path, located, read_text
 from jobs.engine.session import java_class
 from jobs.engine.sources import Export
 
@@ -19,8 +19,7 @@ _WRITTEN_AS = 2  # another number has all files written anew
 
 def is_current(spark: SparkSession, folder: str, export: Export, checksum: str) -> bool:
     """Whether the file in `folder` was written from the rows with this checksum, and as the export is declared."""
-    file, mark = hadoop_path(spark, f"{folder}/{export.file}"), _mark(spark, folder, export)
-    file_system = file.getFileSystem(hadoop_configuration(spark))
+    (file_system, file), mark = located(spark, f"{folder}/{export.file}"), _mark(spark, folder, export)
     if not (file_system.exists(file) and file_system.exists(mark)):
         return False
     return read_text(spark, file_system, mark) == _origin(export, checksum)
@@ -32,13 +31,13 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
     Beside it, a hidden file keeps what it was made from: a crash before that makes the next run write again.
     """
     spark = frame.sparkSession
-    target, hidden = hadoop_path(spark, f"{folder}/{export.file}"), f"{folder}/.{export.file}.new"
+    hidden = f"{folder}/.{export.file}.new"
     ordered = frame.coalesce(1).sortWithinPartitions(*export.order_by)
     # A value is exactly what the table has: by itself, Spark cuts off control characters around it, too.
     as_is = {"ignoreLeadingWhiteSpace": "false", "ignoreTrailingWhiteSpace": "false", "emptyValue": "", "escape": '"'}
     named = ordered.select(*_texts(ordered)).toDF(*export.header)
     named.write.mode("overwrite").options(header=True, **as_is).csv(hidden)
-    file_system = target.getFileSystem(hadoop_configuration(spark))
+    file_system, target = located(spark, f"{folder}/{export.file}")
     # Listed, not looked for by a pattern: the folder's own name may have [ or * in it.
     written = [status.getPath() for status in file_system.listStatus(hadoop_path(spark, hidden))]
     part = next((path for path in written if path.getName().startswith("part-")), None)

@@ -12,7 +12,7 @@ from py4j.java_gateway import is_instance_of
 
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
+from jobs.engine.hadoop import located, read_text
 from jobs.engine.session import java_class
 
 PARAMETER = "id_secret"  # a transform that names it is given the secret
@@ -68,8 +68,7 @@ def make(lake: Lakehouse, source: str) -> None:
 
 def _file(lake: Lakehouse, path: str) -> tuple[Any, Any]:
     """A file and its file system; without Hadoop's checksums beside it, which a copy put in place would not fit."""
-    file = hadoop_path(lake.spark, path)
-    found = file.getFileSystem(hadoop_configuration(lake.spark))
+    found, file = located(lake.spark, path)
     gateway = lake.spark.sparkContext._gateway
     has_checksums = is_instance_of(gateway, found, "org.apache.hadoop.fs.ChecksumFileSystem")
     return (found.getRawFileSystem() if has_checksums else found), file

@@ -27,11 +27,12 @@ from pyspark.errors import IllegalArgumentException
 from pyspark.sql import SparkSession
 
 from jobs.engine.errors import AssayError
+from jobs.engine.hadoop import codec_of, hadoop_configuration, hadoop_path, located
+from jobs.engine.places import local_path
 from jobs.engine.session import java_class
 
 # What is wrong with the name itself, and stays so until somebody mends it.
 _WRONG_NAME = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG}
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ESCAPED = re.compile(r"\[([*?[])\]")
 _DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 
@@ -144,18 +145,6 @@ def content_hashes(spark: SparkSession, root: str, paths: Iterable[str]) -> dict
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = zip(paths, pool.map(hash_one, paths), strict=True)
         return {path: EMPTY if content in _NOTHING else content for path, content in found}
-
-
-def local_path(root: str) -> Path | None:
-    """The folder, if `root` is one of this machine; None for other file systems."""
-    if root.startswith("file:"):
-        return Path("/" + root.removeprefix("file:").lstrip("/"))
-    return None if is_uri(root) else Path(root)
-
-
-def is_uri(place: str) -> bool:
-    """Whether a place is named as Hadoop's file systems are, such as `hdfs:/lake` or `s3a://bucket/lake`."""
-    return _SCHEME.match(place) is not None
 
 
 def _places(patterns: Iterable[str]) -> dict[str, list[str]]:
@@ -307,7 +296,7 @@ def _statuses(spark: SparkSession, root: str, place: str) -> Iterable[tuple[str,
 
 
 def _hadoop_file_system(spark: SparkSession, root: str) -> Any:
-    return hadoop_path(spark, root).getFileSystem(hadoop_configuration(spark))
+    return located(spark, root)[0]
 
 
 def _hash_hadoop(spark: SparkSession, root: str, path: str) -> str | Unreadable:
@@ -376,22 +365,3 @@ def _head_hadoop(spark: SparkSession, file: str) -> bytes:
             return bytes(content.readNBytes(HEAD_BYTES))
     except Py4JJavaError as error:
         raise OSError(error.java_exception.getMessage()) from error
-
-
-def hadoop_path(spark: SparkSession, path: str) -> Any:
-    return java_class(spark, "org.apache.hadoop.fs.Path")(path)
-
-
-def codec_of(spark: SparkSession, configuration: Any, file: Any) -> Any:
-    """How a file is compressed, by its ending; None if it is not."""
-    return java_class(spark, "org.apache.hadoop.io.compress.CompressionCodecFactory")(configuration).getCodec(file)
-
-
-def read_text(spark: SparkSession, file_system: Any, file: Any) -> str:
-    """All that a short file holds, as UTF-8."""
-    with closing(file_system.open(file)) as stream:
-        return str(java_class(spark, "org.apache.commons.io.IOUtils").toString(stream, "UTF-8"))
-
-
-def hadoop_configuration(spark: SparkSession) -> Any:
-    return spark._jsparkSession.sessionState().newHadoopConf()

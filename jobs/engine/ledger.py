@@ -15,6 +15,7 @@ from jobs.engine.batches import FileEvent, History, Kind, Request
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END
+from jobs.engine.fingerprints import Fingerprint
 from jobs.engine.local_rows import LocalRows, no_rows
 from jobs.engine.rules import RuleResult
 
@@ -79,6 +80,11 @@ class TableState:
     logic: str = ""
     row_count: int = 0
     checksum: str = ""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of its rows."""
+        return Fingerprint(self.row_count, self.checksum)
 
 
 class Ledger:

@@ -16,6 +16,11 @@ def some(texts: Sequence[str], shown: int = SHOWN) -> str:
     return ", ".join(texts[:shown]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def dotted(path: str) -> str:
+    """A table of the lakehouse as people name it: `gold.contacts.contacts`."""
+    return path.replace("/", ".")
+
+
 def size(count: int) -> str:
     """Bytes as a person reads them: `52 kB`, `18.2 MB`."""
     if count < 1000:

@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from jobs.engine.database import Database, first_line
 from jobs.engine.errors import AssayError
-from jobs.engine.landing import local_path
+from jobs.engine.places import local_path
 
 _POLL_SECONDS = 0.2
 # A host that vanishes without a word frees the lock after a minute or so, on either side of the connection.

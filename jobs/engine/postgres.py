@@ -15,9 +15,9 @@ from pyspark.sql import DataFrame, Observation, Row
 from jobs.engine import live_tables
 from jobs.engine.database import Database, first_line
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.fingerprints import Fingerprint, fingerprint, metrics
 from jobs.engine.publication import STAGING, Publication
 from jobs.engine.session import PROJECT
-from jobs.engine.versions import fingerprint, metrics
 
 ROLES = tuple(live_tables.READERS.values())
 _SCHEMAS = (*live_tables.READERS, "ops")
@@ -186,9 +186,9 @@ class ReleasedTable(NamedTuple):
     withheld_checksum: str | None
 
     @property
-    def rows(self) -> tuple[int, str]:
-        """What tells its rows from others."""
-        return self.row_count, self.checksum
+    def fingerprint(self) -> Fingerprint:
+        """That of its rows."""
+        return Fingerprint(self.row_count, self.checksum)
 
 
 def is_of_another(connection: psycopg.Connection[Any], lakehouse: str, release_id: int | None = None) -> bool:
@@ -265,8 +265,8 @@ def create_staging(connection: psycopg.Connection[Any], item: Publication) -> No
             ) from None
 
 
-def load_staging(frame: DataFrame, database: Database, item: Publication) -> tuple[int, str]:
-    """Loads the rows over JDBC, in parallel from the executors. Returns how many they were, and their checksum.
+def load_staging(frame: DataFrame, database: Database, item: Publication) -> Fingerprint:
+    """Loads the rows over JDBC, in parallel from the executors. Returns the fingerprint of those that were sent.
 
     Raises AssayError naming the table if Postgres refuses a row.
     """
@@ -343,7 +343,7 @@ def release(
     connection.cursor().executemany(
         "INSERT INTO ops.release_tables "
         "(release_id, table_name, delta_version, row_count, checksum, definition) VALUES (%s, %s, %s, %s, %s, %s)",
-        [(newest[0], i.full_name, i.state.delta_version, *i.rows, i.definition) for i in named],
+        [(newest[0], i.full_name, i.state.delta_version, *i.state.fingerprint, i.definition) for i in named],
     )
     columns = "table_name, delta_version, row_count, checksum, definition, withheld_checksum"
     connection.execute(

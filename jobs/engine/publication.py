@@ -20,6 +20,7 @@ from pyspark.sql.types import (
 )
 
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.fingerprints import Fingerprint
 from jobs.engine.ledger import TableState
 from jobs.engine.sources import Computed, PublishedTable
 
@@ -38,13 +39,10 @@ _TYPES: dict[type[DataType], str] = {
 
 @dataclass(frozen=True)
 class Addition:
-    """The rows that came to a gold table since it was published, if none went.
-
-    `before`: how many it had then, and their checksum.
-    """
+    """The rows that came to a gold table since it was published, if none went. `before`: those it had then."""
 
     rows: DataFrame
-    before: tuple[int, str]
+    before: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,6 @@ class Publication:
     @property
     def staging(self) -> sql.Identifier:
         return sql.Identifier(STAGING, self.staging_name)
-
-    @property
-    def rows(self) -> tuple[int, str]:
-        """How many rows gold has, and their checksum."""
-        return self.state.row_count, self.state.checksum
 
     @property
     def key(self) -> tuple[bool, list[str]]:

@@ -8,15 +8,14 @@ from contextlib import closing
 from urllib.parse import quote, unquote
 
 from jobs.engine.delta import Lakehouse
-from jobs.engine.landing import hadoop_configuration, hadoop_path, read_text
+from jobs.engine.hadoop import located, read_text
 
 FOLDER = "ops/published_to"
 
 
 def remember(lake: Lakehouse, database: str, address: str) -> None:
     """Records a database by its id, unless it is recorded."""
-    file = hadoop_path(lake.spark, lake.path(f"{FOLDER}/{quote(database, safe='')}"))
-    file_system = file.getFileSystem(hadoop_configuration(lake.spark))
+    file_system, file = located(lake.spark, lake.path(f"{FOLDER}/{quote(database, safe='')}"))
     if not file_system.exists(file):
         with closing(file_system.create(file, True)) as stream:
             stream.write(bytearray(address, "utf-8"))
@@ -24,8 +23,7 @@ def remember(lake: Lakehouse, database: str, address: str) -> None:
 
 def databases(lake: Lakehouse) -> dict[str, str]:
     """The address of each database, by its id."""
-    folder = hadoop_path(lake.spark, lake.path(FOLDER))
-    file_system = folder.getFileSystem(hadoop_configuration(lake.spark))
+    file_system, folder = located(lake.spark, lake.path(FOLDER))
     found: dict[str, str] = {}
     for status in file_system.listStatus(folder) if file_system.exists(folder) else []:
         name = str(status.getPath().getName())

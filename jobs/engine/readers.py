@@ -12,12 +12,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.engine.faults import FAILED_FILE, NO_FILE
+from jobs.engine.hadoop import located
 from jobs.engine.landing import (
     NO_TEXT,
     UTF_16_MARKS,
     Unreadable,
-    hadoop_configuration,
-    hadoop_path,
     pieces_of,
     why_unreadable,
 )
@@ -205,8 +204,8 @@ def failed_file(error: Exception, paths: Iterable[str]) -> tuple[str, str] | Non
 
 def source_file(spark: SparkSession, root: str) -> Column:
     """The path of a row's file below the landing root. Spark reports it as a URI, with characters escaped."""
-    base = hadoop_path(spark, root)
-    address = base.getFileSystem(hadoop_configuration(spark)).makeQualified(base).toUri()
+    file_system, base = located(spark, root)
+    address = file_system.makeQualified(base).toUri()
     found, folder = F.col("_metadata.file_path"), f"{str(address.getRawPath()).rstrip('/')}/"
     if folder == "/":  # below the root of the file system, it is all of the URI's path
         below = F.regexp_replace(found, "^[^/]+:(//[^/]*)?/", "")

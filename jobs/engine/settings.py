@@ -14,7 +14,7 @@ from pydantic_settings import (
 )
 
 from jobs.engine.errors import ConfigurationError
-from jobs.engine.landing import is_uri
+from jobs.engine.places import is_uri
 from jobs.engine.session import PROJECT
 from jobs.engine.yaml_files import read_yaml, said_of
 

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pyspark.sql import DataFrame
 
 from jobs.engine.errors import ConfigurationError
+from jobs.engine.fingerprints import WAY_OF_HASHING
 from jobs.engine.session import PROJECT
-from jobs.engine.versions import WAY_OF_HASHING
 from jobs.engine.yaml_files import read_yaml, said_of
 
 SOURCES_FOLDER = Path("conf/sources")

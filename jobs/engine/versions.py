@@ -1,17 +1,14 @@
-"""Older versions of Delta tables: being allowed to read them, and telling whether rows are those that were recorded."""
+"""Older versions of Delta tables: being allowed to read them, and telling whether they are still there."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StructField
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.engine import delta_log
-from jobs.engine.landing import hadoop_configuration
+from jobs.engine.hadoop import hadoop_configuration
 from jobs.engine.session import java_class, session_settings
 
 # Delta refuses versions that are older than a week unless told that their files are still there; a release's are,
@@ -19,52 +16,6 @@ from jobs.engine.session import java_class, session_settings
 _ANY_AGE = {"spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false"}
 _GONE = ("DELTA_VERSION_NOT_FOUND", "DELTA_LOG_FILE_NOT_FOUND", "DELTA_TRUNCATED_TRANSACTION_LOG", "DELTA_MISSING_")
 _NO_FILE = ("FILE_NOT_EXIST", "FileNotFoundException", "DELTA_FILE_NOT_FOUND", "PATH_NOT_FOUND", "PATH_DOES_NOT_EXIST")
-
-
-def checksum(frame: DataFrame) -> Column:
-    """The sum of the rows' hashes, independent of their order; NULL if there are no rows.
-
-    Whoever changes it gives WAY_OF_HASHING another number.
-    """
-    parts = ", ".join(part for field in frame.schema for part in _hashed(field))
-    # In SQL, as each function of a Column is a call to Java of its own.
-    return F.expr(f"sum(CAST(xxhash64({parts}) AS DECIMAL(38, 0)))")
-
-
-WAY_OF_HASHING = 2  # checksums that were recorded with another number cannot be compared
-
-
-def _hashed(field: StructField) -> list[str]:
-    """What is hashed of a column, in SQL, in such an order that no two values run into the same.
-
-    Spark leaves out NULLs and hashes an array as its elements, as if they were columns of their own.
-    """
-    value = f"`{field.name}`"
-    if not isinstance(field.dataType, ArrayType):
-        return [f"{value} IS NULL", value]
-    return [f"{value} IS NULL", f"size({value})", f"transform({value}, element -> element IS NULL)", value]
-
-
-def metrics(frame: DataFrame) -> list[Column]:
-    """What tells rows from others, as aggregates: how many they are (`rows`), and their `checksum`."""
-    return [F.count(F.lit(1)).alias("rows"), checksum(frame).alias("checksum")]
-
-
-def fingerprint(found: Mapping[str, Any]) -> tuple[int, str]:
-    """The same as it is recorded, from what was `found` of the metrics."""
-    return found["rows"], str(found["checksum"] or 0)
-
-
-def measured(frame: DataFrame) -> tuple[int, str]:
-    """The same of a frame, counted now."""
-    row = frame.agg(*metrics(frame)).first()
-    assert row is not None
-    return fingerprint(row.asDict())
-
-
-def together(some: tuple[int, str], others: tuple[int, str]) -> tuple[int, str]:
-    """What tells the rows of both."""
-    return some[0] + others[0], str(int(some[1]) + int(others[1]))
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from pyspark.sql import functions as F
 
 from jobs.engine import embedded, postgres
 from jobs.engine.database import Database
+from jobs.engine.fingerprints import checksum
 from jobs.engine.ledger import TableState
 from jobs.engine.publication import Publication, publication
 from jobs.engine.session import start_session
 from jobs.engine.sources import PublishedTable
-from jobs.engine.versions import checksum
 
 _COLUMNS = {
     "contact_id": "Identifies the contact",

@@ -250,9 +250,23 @@ def test_the_commands_print_and_end_as_they_should(
         assert shown.stdout.splitlines()[-1].startswith("next ")
         assert isinstance(json.loads(machine.stdout), dict)
 
-    # The audit: a row that is taken out of the table behind Assay's back is missed.
+    # The audit: a row that is taken out of quarantine, or of the table, behind Assay's back is missed.
+    quarantine = looked.table("quarantine/members/member_entries")
+    held, place = quarantine.collect(), looked.lake.path("quarantine/members/member_entries")
+    quarantine.where("_batch_id > 1").write.format("delta").mode("overwrite").save(place)
+    (problem,) = accounts_of(looked.start(), [members], "b.log").problems
+    assert (
+        "batch 1): 3 rows read, 3 accounted for; 1 said to be written and 1 in the table; 2 said to be qua" in problem
+    )
+    assert "quarantined and 0 in quarantine" in problem
+    rows = looked.lake.spark.createDataFrame(held, quarantine.schema)
+    rows.write.format("delta").mode("overwrite").save(place)
     silver = "silver/members/member_entries"
     looked.table(silver).where("age = 49").write.format("delta").mode("overwrite").save(looked.lake.path(silver))
+    for until in ("silver", "publish"):  # the new file is refined by the one, and published by neither
+        with pytest.raises(AssayError, match=r"silver.members.member_entries does not balance \(file members/a.log, "):
+            looked.run(members, until=until)
+    assert looked.query("SELECT max(release_id) FROM ops.releases") == [(1,)]
     audited = accounts_of(looked.start(), [members], "b.log")
     assert len(audited.problems) == 1
     assert "silver.members.member_entries does not balance (file members/a.log, batch 1)" in audited.problems[0]

@@ -2,8 +2,10 @@
 
 import os
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,8 +13,9 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 
 from jobs import maintain, releases
-from jobs.engine import published_to
-from jobs.engine.delta import Lakehouse
+from jobs.engine import postgres, published_to
+from jobs.engine.database import Database
+from jobs.engine.delta import LOG_RETENTION, Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import ACCOUNT_SCHEMA, RULE_SCHEMA
 from jobs.engine.local_rows import local_rows
@@ -55,6 +58,8 @@ def test_kept_releases_stay_the_rest_goes_and_a_run_has_nothing_to_do(
         lab.land(f"members/{age}.log", entry(ANN, age=age))
         lab.run(members)
         let_days_pass(lab, 20)
+    address = f"127.0.0.1:{lab.database.port}, database {lab.database.name}"
+    assert list(published_to.databases(lab.lake).values()) == [address]
     before = on_disk(lab)
     code, said, _ = lab.assay("maintain", "--dry-run")
     assert (code, "bronze.members.members" in said) == (0, True)
@@ -114,6 +119,41 @@ def test_no_file_is_removed_that_a_release_needs_whose_log_cannot_be_opened_just
     assert report.notes == ["gold.x.t: version 0 of a release is no longer there"]
 
 
+def test_in_postgres_what_was_replaced_and_old_results_go_and_what_is_in_force_stays(database: Database) -> None:
+    now = datetime.now(UTC)
+    old, older = now - timedelta(days=400), now - timedelta(days=500)
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        account = "INSERT INTO ops.row_accounts VALUES ('r', 'members', 'silver', 't', %s, 1, 1, 0, 0, 0, %s, 1)"
+        result = "INSERT INTO ops.rule_results VALUES ('r', 'members', 't', 'rule', 'warn', 1, 0, 0, %s)"
+        for file, at in (("a", older), ("a", old), ("b", older), ("c", old), ("c", now)):
+            connection.execute(account, [file, at])
+        for at in (old, now):
+            connection.execute(result, [at])
+    maintain._trim_postgres(database, now - timedelta(days=365))
+    with postgres.connect(database) as connection:
+        kept = connection.execute("SELECT source_file, recorded_at FROM ops.row_accounts ORDER BY 1").fetchall()
+        assert kept == [("a", old), ("b", older), ("c", now)]
+        assert connection.execute("SELECT recorded_at FROM ops.rule_results").fetchall() == [(now,)]
+
+
+@pytest.mark.parametrize(
+    ("days", "now", "told"),
+    [(10, 730, []), (364, 730, []), (366, 730, [1095]), (800, 730, [1460]), (800, 1460, []), (10, 1460, [730])],
+)
+def test_the_log_of_a_gold_table_stays_a_year_longer_than_the_oldest_release_that_is_kept(
+    days: int, now: int, told: list[int]
+) -> None:
+    said = list[str]()
+    lake: Any = SimpleNamespace(table_property=lambda *_: f"interval {now} days", path=lambda path: f"/lake/{path}")
+    run: Any = SimpleNamespace(started_at=datetime.now(UTC), lake=lake, spark=SimpleNamespace(sql=said.append))
+    maintain._keep_log(run, "gold/x/t", Kept({}, run.started_at - timedelta(days=days)))
+    assert said == [
+        f"ALTER TABLE delta.`/lake/gold/x/t` SET TBLPROPERTIES ('{LOG_RETENTION}' = 'interval {years} days')"
+        for years in told
+    ]
+
+
 def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releases_are_unknown(lab: Lab) -> None:
     sources, members = load_sources(["contacts", "members"]), with_gold("members", "member")
     for age in (40, 41):
@@ -142,10 +182,24 @@ def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releas
         connection.execute("CREATE SCHEMA assay_staging")
         connection.execute("CREATE TABLE assay_staging.gold__member ()")
 
+    log = lab.settings.logs / "spark-20200101T000000Z.log"
+    log.parent.mkdir()
+    for file in (log, theirs_log := log.with_name("notes.log")):
+        file.touch()
+        os.utime(file, (0, 0))
+    counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}
+    with postgres.connect(lab.database):  # as another one that publishes
+        dry = maintain.maintain(run, sources, dry_run=True)
+    assert len(dry.cleaned) == 6
+    assert dry.notes[0].startswith("there is no release in Postgres at 127.")
+    assert dry.notes[1:] == ["1 staging tables stay: another Assay is connected to this database"]
+    assert all(file.exists() for file in (*left, log))
+    assert {name: lab.table(f"ops/{name}").count() for name in counts} == counts
+    assert lab.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'assay_staging'") == [(1,)]
+
     mark = Path(lab.lake.path(published_to.FOLDER), "2026-01-01T00%3A00%3A00Z-0000")
     mark.parent.mkdir()
     mark.write_text("db.prod:5432, database assay")
-    counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}
     theirs = ["bronze/crm/customers", "gold/orders", "lake/gone/t"]
     for path in theirs:
         lab.lake.append(local_rows(lab.lake.spark, [{"a": 1}], "a INT"), path)
@@ -155,10 +209,10 @@ def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releas
     assert len(done.notes) == 1
     assert done.notes[0].startswith("gold was also published to db.prod:5432, database assay, and what releases")
     mark.unlink()
-    assert maintain.maintain(run, sources, dry_run=True).notes[0].startswith("there is no release in Postgres at 127.")
-    assert len(done.cleaned) == 6
-    assert not any(file.exists() for file in left)
+    assert len(done.cleaned) == 7
+    assert not any(file.exists() for file in (*left, log))
     assert stays.exists()
+    assert theirs_log.exists()
     assert lab.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'assay_staging'") == [(0,)]
     # What replaced an old account is in force, however old it is.
     assert {name: counts[name] - lab.table(f"ops/{name}").count() for name in counts} == {

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from jobs import bronze, gold, publish, replay, silver
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import PostgresSettings
-from jobs.engine.sources import Source, load_sources
+from jobs.engine.sources import Source
 from jobs.planning import Plan, plan_sources
 from jobs.run import run_sources
 from scripts.proof.world import relaxed
@@ -250,7 +249,6 @@ def test_a_plan_names_files_that_the_run_would_write_again(
     declared = with_gold(source, table)
     lab.land(f"{source}/a.{'log' if source == 'members' else 'jsonl'}", content)
     assert plan_then_run(lab, declared).publish.files == []
-    assert planned(lab, declared).is_empty
 
     shutil.rmtree(lab.output / files.split("/")[0])
     plan = plan_then_run(lab, declared)
@@ -268,7 +266,7 @@ def test_a_plan_names_files_that_the_run_would_write_again(
 
 
 def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each_other(lab: Lab) -> None:
-    interactions = load_sources(["interactions"])[0]
+    interactions = with_gold("interactions", "customer_channel_interactions", "product_customer_types")
     by_type = "SELECT * FROM gold.product_customer_types"
     lab.land("interactions/interactions.csv", "Customers,Interaction,Date Start\n5,Email,04/10/2019 09:00\n")
     first = plan_then_run(lab, interactions)
@@ -278,7 +276,8 @@ def test_a_plan_knows_tables_without_files_and_those_that_are_computed_from_each
     assert lab.query(by_type) == [("Unknown", "Unknown", 1)]
 
     # Where there is no file yet, there is nothing to refine anew either.
-    assert replay.ask_backfill(lab.start(), interactions, date.today(), date.today())
+    run = lab.start()
+    assert replay.ask_backfill(run, interactions, run.started_at.date(), run.started_at.date())
     again = plan_then_run(lab, interactions)
     assert again.sources[0].requests == ["backfill 2 was asked for (batches 1)"]
     assert "silver/interactions/products" not in reasons(again)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyspark.sql import SparkSession
@@ -75,6 +75,8 @@ def test_a_source_that_fails_leaves_the_others_refined_and_nothing_published(lab
     columns = {name for found in stats for name in found.get("minValues", {})}
     assert columns == {"_batch_id", "_source_file", "_row_hash", "_ingested_at"}
     assert [text for text in logs if "Ann" in text or "junk" in text] == []
+    # Rows are staged on their way, and stay nowhere else than in tables.
+    assert [file for file in Path(lab.lake.path("ops/scratch")).rglob("*") if file.is_file()] == []
     # A release's versions can be found for long, also if maintenance never comes.
     assert lab.lake.table_property("gold/members/member", LOG_RETENTION) == "interval 730 days"
 
@@ -84,7 +86,7 @@ def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_n
     lax = relaxed(strict, "has_counselor")
     for name, minute, before, now in (("a", 1, strict, lax), ("b", 2, lax, strict)):
         lab.land(f"contacts/{name}.jsonl", lines(minute) + line(counselors="[]", call_rating=minute))
-        crashed(lab, silver, "_kept", before)  # quarantine is written by then, and silver is not
+        crashed(lab, silver, "_news", before)  # quarantine is written by then, and neither accounts nor silver are
         lab.run(now)
     assert lab.account("silver") == {"contacts/a.jsonl": (2, 2, 0, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
     assert lab.table("silver/contacts/contacts").count() == 3
@@ -96,6 +98,19 @@ def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_n
     assert lab.account("silver") == {"contacts/a.jsonl": (2, 1, 1, 0, 0), "contacts/b.jsonl": (2, 1, 1, 0, 0)}
     assert lab.table("quarantine/contacts/contacts").count() == 2
     assert lab.query("SELECT count(*) FROM gold.contacts") == [(2,)]
+
+
+def test_gold_is_computed_anew_where_a_table_that_it_comes_from_was_though_its_version_has_the_same_number(
+    lab: Lab,
+) -> None:
+    members = with_gold("members", "member")
+    for name, member in (("a", "a" * 16), ("b", "b" * 16)):
+        lab.land(f"members/{name}.log", entry(member, 40))
+        lab.run(members, until="gold")
+        assert lab.lake.version("silver/members/member_entries") == 0
+        shutil.rmtree(lab.lake.path("silver/members/member_entries"))  # as where it is damaged
+        forget_tables(lab.lake.spark)
+    assert lab.table("gold/members/member").count() == 2
 
 
 def test_rules_are_checked_before_any_data_is_read_unless_the_same_ones_have_made_the_tables(
@@ -356,6 +371,22 @@ def test_files_that_no_source_writes_any_longer_are_named(tmp_path: Path) -> Non
     assert publish._files_left(run, every) == []
 
 
+def test_what_is_parsed_with_other_settings_is_asked_for_before_the_settings_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crash in between must not leave rows of two time zones, of which nobody knows."""
+    done = list[str]()
+    ledger = SimpleNamespace(
+        history=lambda _: History(),
+        ask=lambda *_: done.append("ask"),
+        record_table_states=lambda _: done.append("record"),
+    )
+    monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [])
+    monkeypatch.setattr(silver, "_all_anew", lambda *_: Request(2, "settings", (1,)))
+    silver._see_to_settings(cast("Any", SimpleNamespace(ledger=ledger)), load_sources(["credits"])[0])
+    assert done == ["ask", "record"]
+
+
 def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     source = load_sources(["interactions"])[0]
     table = next(iter(source.parsed_tables))
@@ -598,7 +629,7 @@ def test_little_is_interpreted_and_the_sessions_settings_come_back(lab: Lab, spa
 
     lab.land("members/a.log", entry("a" * 16, 40))
     with session_settings(spark, compiled), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_job, "_check", looking)
+        patch.setattr(run_job, "check", looking)
         lab.run("members", until="bronze")
         patch.setattr(run_job, "FEW_BYTES", 10)
         lab.run("members", until="bronze")

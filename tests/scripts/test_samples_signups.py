@@ -102,7 +102,7 @@ def test_the_counts_are_what_an_independent_reader_finds(sample: tuple[Path, Sam
     assert count_again(folder, counts.files) == counts
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows=st.integers(200, 900), seed=st.integers())
 def test_the_counts_hold_for_any_size_and_seed(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
     folder = tmp_path_factory.mktemp("any")

@@ -16,7 +16,6 @@ def examples(strategy: SearchStrategy[Value], count: int = 300) -> list[Value]:
         max_examples=count,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

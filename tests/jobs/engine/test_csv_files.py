@@ -386,7 +386,6 @@ def written(table: dict[str, Any]) -> bytes:
 
 @settings(
     max_examples=2,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

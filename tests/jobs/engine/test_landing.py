@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from jobs.engine import landing
 from jobs.engine.errors import AssayError
 from jobs.engine.landing import EMPTY, Unreadable, content_hashes, list_files, passed_over
+from jobs.engine.places import local_path
 
 
 def remote_hashes(spark: SparkSession, root: Path, names: Iterable[str]) -> dict[str, str | Unreadable]:
@@ -156,7 +157,7 @@ def test_a_pattern_stands_for_names_in_one_folder() -> None:
     ],
 )
 def test_a_place_of_this_machine_is_told_from_others(place: str, folder: str | None) -> None:
-    assert landing.local_path(place) == (folder and Path(folder))
+    assert local_path(place) == (folder and Path(folder))
 
 
 def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(

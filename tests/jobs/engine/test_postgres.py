@@ -16,11 +16,11 @@ from pyspark.sql import Row, SparkSession
 from jobs.engine import postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.fingerprints import Fingerprint
 from jobs.engine.ledger import TableState
 from jobs.engine.local_rows import local_rows
 from jobs.engine.publication import Addition, Publication, publication
 from jobs.engine.sources import PublishedTable
-from jobs.engine.versions import together
 
 
 def thing(columns: dict[str, str], rows: int, **keys: Any) -> Publication:
@@ -46,6 +46,16 @@ def things(database: Database) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT * FROM gold.things ORDER BY 1").fetchall()
 
 
+def test_documents_of_other_sources_are_carried_over_from_release_to_release(database: Database) -> None:
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        for release, versions in ((1, {"a": 0, "b": 0}), (2, {"b": 1}), (3, {})):
+            connection.execute("INSERT INTO ops.releases (run_id) VALUES ('r')")
+            shown = {(source, "d"): (version, "table") for source, version in versions.items()}
+            postgres.record_documents(connection, release, shown, list(versions))
+        assert postgres.published_documents(connection) == {("a", "d"): (0, "table"), ("b", "d"): (1, "table")}
+
+
 ID_N = {"id": "bigint", "n": "integer"}
 
 
@@ -62,13 +72,13 @@ def test_a_release_adds_changes_and_removes_rows_and_leaves_the_others_alone(dat
 def test_with_an_addition_only_its_rows_are_staged_and_the_others_stay(database: Database) -> None:
     publish(database, thing(ID_N, 2), (1, 1), (2, None))
     # Its frame and counts have been used by then.
-    added = Addition(None, (2, "12"))  # type: ignore[arg-type]
+    added = Addition(None, Fingerprint(2, "12"))  # type: ignore[arg-type]
     publish(database, replace(thing(ID_N, 3), addition=added), (3, 3))
     assert things(database) == [(1, 1), (2, None), (3, 3)]
     with pytest.raises(AssayError, match=r"gold.things: 4 rows in gold, 3 in Postgres; nothing was published"):
-        publish(database, replace(thing(ID_N, 4), addition=replace(added, before=(3, "5"))), (3, 4))
+        publish(database, replace(thing(ID_N, 4), addition=replace(added, before=Fingerprint(3, "5"))), (3, 4))
     assert things(database) == [(1, 1), (2, None), (3, 3)]
-    assert together(added.before, (3, "-7")) == (5, "5")
+    assert added.before.plus(Fingerprint(3, "-7")) == (5, "5")
 
 
 def test_tables_that_a_release_does_not_change_are_in_it_unless_dropped_or_of_another_lakehouse(

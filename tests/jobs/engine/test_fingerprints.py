@@ -4,7 +4,7 @@ from itertools import combinations
 
 from pyspark.sql import SparkSession
 
-from jobs.engine.versions import fingerprint, metrics
+from jobs.engine.fingerprints import fingerprint, metrics
 
 SCHEMA = "a STRING, b STRING, c ARRAY<STRING>, d ARRAY<STRING>"
 DIFFERENT = [
