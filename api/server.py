@@ -196,6 +196,7 @@ class _Protocol(HttpToolsProtocol):
     _quiet_until: ClassVar[float] = 0.0
     parser: _Parser
     _write_timer: asyncio.TimerHandle | None = None
+    _answered = 0
     _answering: RequestResponseCycle
     _head_bytes: int | None = None  # None: not in the middle of a head
     _head_timer: asyncio.TimerHandle | None = None
@@ -218,10 +219,11 @@ class _Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         self._end_write()
+        self._expect_reading()
         super().resume_writing()
 
     def on_message_begin(self) -> None:
@@ -256,6 +258,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._answered += 1
+        self._expect_reading()
         if self.pipeline:  # uvicorn would read on after each answer, and queue what it reads
             self.flow.pause_reading()
 
@@ -305,6 +309,7 @@ class _Protocol(HttpToolsProtocol):
         self._answering.disconnected = True
         self._answering.message_event.set()
         self.transport.close()
+        self._expect_reading()
 
     def _refuse(self, status: int, error: str, hint: str) -> None:
         body = json.dumps({"error": error, "hint": hint}).encode()
@@ -315,6 +320,7 @@ class _Protocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, body]))
         self.transport.close()
+        self._expect_reading()
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()
@@ -327,6 +333,18 @@ class _Protocol(HttpToolsProtocol):
         if time.monotonic() >= cls._quiet_until:
             cls._quiet_until = time.monotonic() + 60
             write_event("too many connections: new ones are closed", limit=cls.most_connections)
+
+    def _expect_reading(self) -> None:
+        """Sees to it that a client is left that does not read on, also one whose connection is to be closed."""
+        if self._write_timer is None and self.transport.get_write_buffer_size():
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._leave_unread, self._answered)
+
+    def _leave_unread(self, answered: int) -> None:
+        self._write_timer = None
+        if self._answered == answered and self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:  # it is being answered on, so it reads: else writing would be paused
+            self._expect_reading()
 
     def _end_write(self) -> None:
         if self._write_timer is not None:

@@ -183,9 +183,10 @@ def sample(
     del verbose  # main() looks for it
     settings, names = load_settings(), [s.name for s in load_sources(source)]
     for name in names:  # before any file is written
-        if (made := _sample_of(name)) and rows > made.MAXIMUM_ROWS:
+        most = getattr(_sample_of(name), "MAXIMUM_ROWS", rows)
+        if rows > most:
             raise ConfigurationError(
-                f"--rows {rows}: {name} has {made.MAXIMUM_ROWS:,} sample rows at most", "name other sources: --source"
+                f"--rows {rows}: {name} has {most:,} sample rows at most", "name other sources: --source"
             )
     for name in names:
         _write_sample(settings, name, rows, seed, new_console(), is_named=bool(source))
@@ -340,7 +341,10 @@ def _write_sample(settings: Settings, source: str, rows: int, seed: int, console
             raise ConfigurationError(f"{source} has no sample data", hint)
         console.print(f"sample {source}: there is none", highlight=False)
         return
-    counts = made.write(folder, rows=rows, seed=seed)
+    try:
+        counts = made.write(folder, rows=rows, seed=seed)
+    except ValueError as error:  # how few rows there can be depends on the source
+        raise ConfigurationError(f"sample {source}: {error}") from None
     said = f"sample {source}: {counts.lines:,} lines in {len(counts.files)} files, {folder}"
     console.print(said, highlight=False, markup=False)
 

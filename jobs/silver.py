@@ -6,10 +6,11 @@ is declared to be always rebuilt: then it is made anew from all live bronze rows
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -92,33 +93,33 @@ def quarantine_table(source: Source, table: str) -> str:
 
 def check(run: Run, source: Source) -> None:
     """Raises ConfigurationError if a rule cannot be evaluated, or a parsed table lacks a column; reads no data."""
-    tables: dict[str, DataFrame] = {}
     ordered = _in_order(source)
     last = max((number for number, table in enumerate(ordered) if source.tables[table].rules), default=-1)
-    for table in ordered[: max(last + 1, len(source.parsed_tables))]:
-        if table in source.parsed_tables:
-            rows = _shape(run, source, table)
-            _verify_columns(source, table, rows)
-            evaluated = gate.evaluate(rows, [])
-            tables |= _quarantined_shape(source, table, evaluated)
-            tables[table] = _columns(evaluated)
-        else:
-            rows = tables[table] = call(source.silver_transform(table), tables, source)
+    for table, rows, tables in islice(_shapes(run, source), max(last + 1, len(source.parsed_tables))):
         gate.check_expressions(source.name, table, rows, source.tables[table].rules, tables)
 
 
 def shapes(run: Run, source: Source) -> dict[str, DataFrame]:
     """Every silver table without rows, as the present code makes it; with `quarantined`, if one table is parsed."""
+    *_, (_, _, tables) = _shapes(run, source)
+    return tables
+
+
+def _shapes(run: Run, source: Source) -> Iterator[tuple[str, DataFrame, dict[str, DataFrame]]]:
+    """Each silver table, in order: as it is made, with what its rules look at; and all so far, without rows."""
     tables: dict[str, DataFrame] = {}
     for table in _in_order(source):
         if table in source.parsed_tables:
-            evaluated = gate.evaluate(_shape(run, source, table), [])
+            rows = _shape(run, source, table)
+            _verify_columns(source, table, rows)
+            evaluated = gate.evaluate(rows, [])
             made = {**_quarantined_shape(source, table, evaluated), table: _columns(evaluated)}
         else:
-            made = {table: call(source.silver_transform(table), tables, source)}
+            rows = call(source.silver_transform(table), tables, source)
+            made = {table: rows}
         # The columns alone: a plan that grows from table to table would take seconds to analyse.
-        tables |= {name: no_rows(run.spark, rows.schema) for name, rows in made.items()}
-    return tables
+        tables |= {name: no_rows(run.spark, frame.schema) for name, frame in made.items()}
+        yield table, rows, tables
 
 
 def _in_order(source: Source) -> list[str]:

@@ -110,7 +110,7 @@ def contacts(raw: DataFrame, timezone: str, id_secret: Column) -> DataFrame:
 
 
 def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
-    """One row per counselor and day: the distinct cases taken that day, and the sums that their means are made of.
+    """One row per counselor and day: the cases first taken that day, and the sums that their means are made of.
 
     `risk_level_count` and `rating_count` are the cases that have a value; the sums are 0 where none has.
 
@@ -247,7 +247,7 @@ def published_transfers(transfers: DataFrame) -> DataFrame:
 
 
 def counselor_daily_cases(case_days: DataFrame) -> DataFrame:
-    """One row per counselor and day: distinct cases taken that day and their mean risk (1..5) and rating (1..5).
+    """One row per counselor and day: cases first taken that day, and their mean risk (1..5) and rating (1..5).
 
     Means are exact, rounded half up to two decimals, over the cases that have a value (also one outside 1..5, which
     silver warns about); NULL if none has.

@@ -338,15 +338,14 @@ def head_of(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
 
 
 def pieces_of(spark: SparkSession, root: str, path: str) -> Iterator[bytes]:
-    """A file's content, decompressed: its head, and then, of a local file, the rest, in pieces.
+    """A file's content, decompressed: its head, and then, of a local file, the rest, in pieces of 1 MiB.
 
-    Of other file systems only the whole lines of the head: what Python is given of these comes through Java, too slowly
-    for all of it. Raises OSError, EOFError or zlib.error.
+    Of other file systems only the head: what Python is given of these comes through Java, too slowly for all of it.
+    Raises OSError, EOFError or zlib.error.
     """
     local = local_path(root)
     if local is None:
-        head = _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
-        yield head[: head.rfind(b"\n") + 1] if len(head) == HEAD_BYTES else head
+        yield _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
         return
     with _opened_local(local / path) as stream:
         yield bytes(stream.read(HEAD_BYTES))

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from jobs.engine.faults import FAILED_FILE, NO_FILE
 from jobs.engine.hadoop import located
 from jobs.engine.landing import (
+    HEAD_BYTES,
     NO_TEXT,
     UTF_16_MARKS,
     Unreadable,
@@ -21,6 +22,7 @@ from jobs.engine.landing import (
     why_unreadable,
 )
 from jobs.engine.local_rows import local_rows
+from jobs.engine.places import local_path
 
 BRONZE_OF_LINES = (
     "_raw STRING, _source_file STRING, _row_hash STRING, _batch_id BIGINT, _ingested_at TIMESTAMP, _rescued STRING"
@@ -29,8 +31,8 @@ ARRIVAL = "_arrival STRUCT<modified_at: TIMESTAMP, source_file: STRING, block: B
 _GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 _HIGH_BYTES = bytes(range(0x80, 0xA0))  # where Windows-1252 differs from ISO-8859-1
 _HIGH_CHARACTERS = _HIGH_BYTES.decode("cp1252", "replace")
-# So many lines of a file that are not UTF-8, and none before them that is and has other letters than ASCII, make it one
-# in Windows-1252.
+# So many lines of one piece of a file that are not UTF-8, and none up to there that is and has other letters than
+# ASCII, make it one in Windows-1252. Not of the whole file: in a large one, there may be as many that are damaged.
 _MANY_LINES = 3
 _LONGEST_LINE = 64 << 20
 _SEPARATORS = re.compile(r"[\s-]+")
@@ -49,7 +51,11 @@ def inspect_lines(spark: SparkSession, root: str, paths: Sequence[str]) -> tuple
         pieces = pieces_of(spark, root, path)
         try:
             head = next(pieces)
-            return NO_TEXT if _is_utf_16(head) else _is_windows_1252(chain([head], pieces))
+            if _is_utf_16(head):
+                return NO_TEXT
+            if len(head) == HEAD_BYTES and local_path(root) is None:  # nothing follows, and the last line is cut
+                head = head[: head.rfind(b"\n") + 1]
+            return _is_windows_1252(chain([head], pieces))
         except (OSError, EOFError, zlib.error) as error:  # it was read to its end a moment ago
             return Unreadable(why_unreadable(error), may_pass=True)
 
@@ -66,13 +72,10 @@ def _is_utf_16(head: bytes) -> bool:
 
 def _is_windows_1252(pieces: Iterable[bytes]) -> bool:
     """Decided by the first pieces with other letters than ASCII: most files are in ASCII, which is told quickly."""
-    wrong = 0
     for lines in _lines_with_letters(pieces):
-        found = [_is_utf_8(line) for line in lines]
-        if any(found):
+        if any(map(_is_utf_8, lines)):
             return False
-        wrong += len(found)
-        if wrong >= _MANY_LINES:
+        if len(lines) >= _MANY_LINES:
             return True
     return False
 
@@ -87,14 +90,14 @@ def _is_utf_8(line: bytes) -> bool:
 
 def _lines_with_letters(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Of each piece, the lines that end in it and are not in ASCII alone, less a byte order mark before the first."""
-    rest = b""
+    rest, found = b"", list[bytes]()
     for number, piece in enumerate(pieces):
         lines, _, rest = (rest + (piece if number else piece.removeprefix(BOM_UTF8))).rpartition(b"\n")
         if len(rest) > _LONGEST_LINE:  # no text that people write; and to join its pieces again and again takes long
             return
-        if not lines.isascii():
-            yield [line for line in lines.split(b"\n") if not line.isascii()]
-    yield [rest] if not rest.isascii() else []
+        found = [] if lines.isascii() else [line for line in lines.split(b"\n") if not line.isascii()]
+        yield found
+    yield found if rest.isascii() else [*found, rest]
 
 
 def windows_1252(content: Column) -> Column:

@@ -58,6 +58,7 @@ _OF_SERVICES = (
 )
 # Of a run, or of a master or worker that scripts/cluster.sh started.
 _LOG_NAME = re.compile(r"spark-[\w-]+\.log")
+_LOG_OF_COMMAND = re.compile(r"spark-\d{8}T\d{6}Z\.log")
 # Java starts with one collector, and reads an archive of classes or writes one.
 _ONLY_ONE = re.compile(r"-XX:\+Use\w+GC\b"), re.compile(r"-XX:(ArchiveClassesAtExit|SharedArchiveFile)=.*")
 
@@ -335,9 +336,9 @@ def _opened(log: Path) -> BinaryIO:
 
 
 def logs_before(folder: Path, time: datetime) -> list[Path]:
-    """This user's logs in the folder that nothing was written to since."""
+    """This user's logs of commands in the folder that nothing was written to since."""
     entries = folder.iterdir() if folder.is_dir() else []
-    own = [entry for entry in entries if _LOG_NAME.fullmatch(entry.name) and _is_own_file(entry)]
+    own = [entry for entry in entries if _LOG_OF_COMMAND.fullmatch(entry.name) and _is_own_file(entry)]
     return sorted(log for log in own if log.stat().st_mtime < time.timestamp())
 
 

@@ -20,11 +20,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from scripts.samples import SampleCounts
-from scripts.samples.files import arriving, compressed
+from scripts.samples.files import arriving, broken_off, shares, write_lines
 
 MINIMUM_ROWS = 100  # room for one line of every kind
 MAXIMUM_ROWS = 8_000_000  # contacts begin at even seconds of one year, late entries at odd ones: no two are alike
@@ -141,14 +141,16 @@ def write(folder: Path, rows: int = 100_000, seed: int = 7) -> SampleCounts:
         raise ValueError(f"rows must be from {MINIMUM_ROWS:,} to {MAXIMUM_ROWS:,}, not {rows:,}")
     rng = random.Random(seed)
     names = _counselor_names(rng)
-    sizes = _shares(rows, [_LATE_SHARE_IN_DAYS if delivery.late else delivery.days for delivery in _DELIVERIES])
+    sizes = shares(rows, [_LATE_SHARE_IN_DAYS if delivery.late else delivery.days for delivery in _DELIVERIES])
     plans = _plans(rng, sizes)
     folder.mkdir(parents=True, exist_ok=True)
     last_file: list[str] = []
     for delivery, size, plan in zip(_DELIVERIES, sizes, plans, strict=True):
         recent: deque[str] = deque(maxlen=500)
         texts = _Texts(names, escaped=delivery.escaped)
-        _write_lines(folder, delivery, _lines(rng, delivery, size, plan, texts, recent, last_file))
+        lines = _lines(rng, delivery, size, plan, texts, recent, last_file)
+        path, is_cut = folder / delivery.name, delivery.is_broken_off
+        write_lines(path, lines, delivery.start, delivery.newline, is_broken_off=is_cut)
         last_file = list(recent)
     with arriving(folder / _REDELIVERED_AS) as copy, (folder / _REDELIVERED).open("rb") as original:
         shutil.copyfileobj(original, copy)
@@ -170,12 +172,6 @@ def _counts(rows: int, plans: list[dict[int, str]]) -> SampleCounts:
         warned={kind: lines[kind] for kind in _WARNED},
         files=(*(delivery.name for delivery in _DELIVERIES), _REDELIVERED_AS, _EMPTY),
     )
-
-
-def _shares(rows: int, weights: list[int]) -> list[int]:
-    """`rows` split in proportion to the weights, to the last row."""
-    ends = [rows * weight // sum(weights) for weight in accumulate(weights, initial=0)]
-    return [end - start for start, end in pairwise(ends)]
 
 
 def _plans(rng: random.Random, sizes: list[int]) -> list[dict[int, str]]:
@@ -262,7 +258,7 @@ def _lines(
             line = _as_latin_1(_line(rng, record))
         else:
             line = _line(rng, _contact(rng, texts, delivery, start, initial))
-            line = _broken_off(rng, line) if kind == "broken_off" else _not_json(rng, line)
+            line = broken_off(rng, line) if kind == "broken_off" else _not_json(rng, line)
         yield line
 
 
@@ -353,14 +349,10 @@ def _line(rng: random.Random, record: _Record) -> str:
     return "{" + ", ".join(keys) + "}"
 
 
-def _broken_off(rng: random.Random, line: str) -> str:
-    return line[: rng.randint(len(line) // 2, len(line) - 2)]
-
-
 def _not_json(rng: random.Random, line: str) -> str:
     request = f"{rng.getrandbits(64):016x}"
     return rng.choice(
-        (_broken_off(rng, line), f"ERROR: request {request} timed out", f"<html><p>503 {request}</p></html>")
+        (broken_off(rng, line), f"ERROR: request {request} timed out", f"<html><p>503 {request}</p></html>")
     )
 
 
@@ -368,13 +360,3 @@ def _as_latin_1(line: str) -> str:
     """The line in Latin-1; in a file that escapes such characters, too."""
     line = re.sub(r"\\u00([0-9a-f]{2})", lambda escape: chr(int(escape[1], 16)), line)
     return line.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
-
-
-def _write_lines(folder: Path, delivery: _Delivery, lines: Iterator[str]) -> None:
-    before = delivery.start
-    with arriving(folder / delivery.name) as file, compressed(file, delivery.name) as stream:
-        while chunk := list(islice(lines, 5_000)):
-            stream.write((before + delivery.newline.join(chunk)).encode("utf-8", "surrogateescape"))
-            before = delivery.newline
-        if not delivery.is_broken_off:
-            stream.write(delivery.newline.encode())

@@ -18,11 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 from scripts.samples import SampleCounts
-from scripts.samples.files import arriving, compressed
+from scripts.samples.files import arriving, compressed, shares
 
 MINIMUM_ROWS = 100  # room for one row of every kind
 MAXIMUM_ROWS = 1_000_000  # what is in a file must not come up by chance in another one, so all rows are remembered
@@ -137,8 +136,7 @@ def write(folder: Path, rows: int = 100_000, seed: int = 7) -> SampleCounts:
     if not MINIMUM_ROWS <= rows <= MAXIMUM_ROWS:
         raise ValueError(f"rows must be from {MINIMUM_ROWS:,} to {MAXIMUM_ROWS:,}, not {rows:,}")
     rng, story = random.Random(seed), _Story()
-    ends = [rows * share // 10 for share in accumulate((delivery.share for delivery in _DELIVERIES), initial=0)]
-    sizes = [end - start for start, end in pairwise(ends)]
+    sizes = shares(rows, [delivery.share for delivery in _DELIVERIES])
     folder.mkdir(parents=True, exist_ok=True)
     for delivery, size, plan in zip(_DELIVERIES, sizes, _plans(rng, sizes), strict=True):
         lines = _lines(rng, delivery, size, plan, story)

@@ -19,11 +19,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from scripts.samples import SampleCounts
-from scripts.samples.files import arriving, compressed
+from scripts.samples.files import arriving, broken_off, compressed, shares, write_lines
 
 MINIMUM_ROWS = 200  # room for one line of every kind
 MAXIMUM_ROWS = 50_000_000  # one in four hundred is a file of its own
@@ -179,18 +179,20 @@ def write(folder: Path, rows: int = 100_000, seed: int = 7) -> SampleCounts:
     rng = random.Random(seed)
     story = _Story(rng, first_id=rng.getrandbits(64))
     ones = max(len(_MONTH_DAYS), rows // LINES_PER_FILE_OF_ONE_LINE)
-    sizes = _shares(rows - ones, [_LATE_SHARE_IN_DAYS if delivery.late else delivery.days for delivery in _DELIVERIES])
+    sizes = shares(rows - ones, [_LATE_SHARE_IN_DAYS if delivery.late else delivery.days for delivery in _DELIVERIES])
     plans = _plans(rng, sizes)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[str] = []
-    for delivery, size, plan, count in zip(_DELIVERIES, sizes, plans, [*_shares(ones, [1] * 12), 0], strict=True):
+    for delivery, size, plan, count in zip(_DELIVERIES, sizes, plans, [*shares(ones, [1] * 12), 0], strict=True):
         last_file, story.recent = list(story.recent), deque(maxlen=500)
         alone = _write_files_of_one_line(folder, delivery, count, story)
         files += [*alone, delivery.name]
         members = defaultdict[int, list[_Member]](list)
         for day, member in alone.values():
             members[day].append(member)
-        _write_lines(folder, delivery, _lines(delivery, size, plan, story, members, last_file))
+        lines, path = _lines(delivery, size, plan, story, members, last_file), folder / delivery.name
+        write_lines(path, lines, delivery.start, delivery.newline, is_broken_off=delivery.is_broken_off)
+        _set_time(path, delivery.modified_at)
     with arriving(folder / _REDELIVERED_AS) as copy, (folder / _REDELIVERED).open("rb") as original:
         shutil.copyfileobj(original, copy)
     with arriving(folder / _EMPTY):
@@ -212,12 +214,6 @@ def _counts(rows: int, plans: list[dict[int, str]], files: tuple[str, ...]) -> S
         warned={kind: lines[kind] for kind in (_NOT_UTF8, *_WARNED)},
         files=files,
     )
-
-
-def _shares(rows: int, weights: list[int]) -> list[int]:
-    """`rows` split in proportion to the weights, to the last row."""
-    ends = [rows * weight // sum(weights) for weight in accumulate(weights, initial=0)]
-    return [end - start for start, end in pairwise(ends)]
 
 
 def _plans(rng: random.Random, sizes: list[int]) -> list[dict[int, str]]:
@@ -304,7 +300,7 @@ def _lines(
         else:
             is_cut = delivery.is_broken_off and number == size - 1
             line = _tidy_line(record)
-            line = _broken_off(rng, line) if is_cut else _malformed(rng, line)
+            line = broken_off(rng, line) if is_cut else _malformed(rng, line)
         yield line
 
 
@@ -357,16 +353,12 @@ def _untidy_line(rng: random.Random, record: _Record, *, is_first: bool) -> str:
     return _tidy_line({**texts})
 
 
-def _broken_off(rng: random.Random, line: str) -> str:
-    return line[: rng.randint(len(line) // 2, len(line) - 2)]
-
-
 def _malformed(rng: random.Random, line: str) -> str:
     request = f"{rng.getrandbits(64):016x}"
     return rng.choice(
         (
             "",
-            _broken_off(rng, line),
+            broken_off(rng, line),
             f"ERROR: request {request} timed out",
             line[1:-1],
             line + line,
@@ -375,17 +367,6 @@ def _malformed(rng: random.Random, line: str) -> str:
             '{"id": "' + request + '", "created_at": "2023-06-27"}',
         )
     )
-
-
-def _write_lines(folder: Path, delivery: _Delivery, lines: Iterator[str]) -> None:
-    before = delivery.start
-    with arriving(folder / delivery.name) as file, compressed(file, delivery.name) as stream:
-        while chunk := list(islice(lines, 5_000)):
-            stream.write((before + delivery.newline.join(chunk)).encode("utf-8", "surrogateescape"))
-            before = delivery.newline
-        if not delivery.is_broken_off:
-            stream.write(delivery.newline.encode())
-    _set_time(folder / delivery.name, delivery.modified_at)
 
 
 def _set_time(path: Path, moment: datetime) -> None:

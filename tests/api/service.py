@@ -50,7 +50,13 @@ class Service:
             command = ["bash", "-c", f'ulimit -f {self._file_limit} && exec "$@"', "bash", *command]
         with self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
-                command, env=self._environment, cwd="/", stdout=subprocess.PIPE, stderr=stderr, text=True
+                command,
+                env=self._environment,
+                cwd="/",
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                preexec_fn=_take_hang_ups,
             )
         assert self._process.stdout
         self.announced = ""
@@ -117,6 +123,11 @@ class Service:
         while (landed := self.landed()).total() < count and time.monotonic() < give_up_at:
             time.sleep(0.05)
         return landed
+
+
+def _take_hang_ups() -> None:
+    """Also if the tests are run under nohup, which lets what it starts ignore them."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _lines(file: Path) -> list[str]:

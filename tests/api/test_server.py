@@ -258,21 +258,31 @@ def test_as_many_connections_as_there_are_file_descriptors_for_less_some_for_fil
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == said
 
 
-def test_a_client_that_does_not_read_its_answers_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("requests", "is_paused"), [(2, False), (500, True)], ids=["some", "as many as it can"])
+def test_a_client_that_does_not_read_its_answers_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: int, is_paused: bool
+) -> None:
     monkeypatch.setattr(server_module, "WRITE_SECONDS", 0.5)
-    lost = threading.Event()
-    connection_lost = server_module._Protocol.connection_lost
+    lost, paused = threading.Event(), threading.Event()
+    made, connection_lost, pause = (
+        getattr(server_module._Protocol, name) for name in ("connection_made", "connection_lost", "pause_writing")
+    )
 
-    def watched(protocol: server_module._Protocol, error: Exception | None) -> None:
-        connection_lost(protocol, error)
-        lost.set()
+    def with_small_buffer(protocol: server_module._Protocol, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(protocol, transport)
 
-    monkeypatch.setattr(server_module._Protocol, "connection_lost", watched)
+    def watched(event: threading.Event, call: Any) -> Any:
+        return lambda *given: (call(*given), event.set())
+
+    monkeypatch.setattr(server_module._Protocol, "connection_made", with_small_buffer)
+    monkeypatch.setattr(server_module._Protocol, "connection_lost", watched(lost, connection_lost))
+    monkeypatch.setattr(server_module._Protocol, "pause_writing", watched(paused, pause))
     with running(tmp_path / "members") as port, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(0.2)
         connection.connect(("127.0.0.1", port))
-        for _ in range(500):
+        for _ in range(requests):
             try:
                 connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
             except TimeoutError:
@@ -282,6 +292,7 @@ def test_a_client_that_does_not_read_its_answers_is_left(tmp_path: Path, monkeyp
             if lost.wait(0.02):
                 break
         assert lost.wait(5)
+        assert paused.is_set() is is_paused
 
 
 def test_what_bodies_take_in_memory_is_bounded_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

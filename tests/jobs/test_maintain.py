@@ -184,7 +184,7 @@ def test_what_crashes_left_and_what_is_old_goes_but_nothing_of_gold_while_releas
 
     log = lab.settings.logs / "spark-20200101T000000Z.log"
     log.parent.mkdir()
-    for file in (log, theirs_log := log.with_name("notes.log")):
+    for file in (log, theirs_log := log.with_name("spark-master.log")):
         file.touch()
         os.utime(file, (0, 0))
     counts = {name: lab.table(f"ops/{name}").count() for name in ("row_accounts", "rule_results", "files")}

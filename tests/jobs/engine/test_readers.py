@@ -51,8 +51,10 @@ def test_a_file_in_windows_1252_is_read_as_such_and_one_in_utf_16_is_set_aside(
         "marked.log": b"\xef\xbb\xbf" + "\n".join([*accents, *plain]).encode("cp1252"),
         "cut.log": ("x" * 1000 + "\n").encode() * 65 + b"x" * 535 + "é\n".encode() * 9,  # within a character
         "nul.log": b"Ann\0\n" + b"Bo\n" * 9,
-        # Two lines more in the rest of the file, of which one spans the pieces that it is looked at in.
-        "late.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" + b"x" * (2 << 20) + b"\xe9\n" + b"Zo\xeb",
+        # Below the head; the first line spans the pieces that the file is looked at in, the last one has no end.
+        "late.log": b"Ann\n" * 20_000 + b"x" * (2 << 20) + b"\xe9\n" + b"Zo\xeb\nJos\xe9",
+        # Damage far apart.
+        "far.log": b"\n".join([b"Ann\n" * 300_000 + b"Jos\xe9"] * 4),
         "later.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" * 2,
         "latest.log": b"Ann\n" * 20_000 + b"Jos\xe9\n" + "Zoë\n".encode() + b"Jos\xe9\n" * 2,
         **{f"{name}.log": "\n".join([*plain, *accents]).encode(name) for name in ("utf-16", "utf-16-le", "utf-32")},
