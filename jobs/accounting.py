@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from pyspark.sql import functions as F
 
-from jobs import publish
+from jobs.balance import verify_accounts
 from jobs.engine.batches import History
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
@@ -128,7 +128,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
         found.accounts += _accounts(run, source, wanted[source.name] if file is not None else None)
         found.findings += _findings(source, histories[source.name], set(wanted[source.name]))
         try:
-            publish.verify_accounts(run, source)
+            verify_accounts(run, source)
         except AssayError as error:
             found.problems.append(error.message)
     return found

@@ -147,7 +147,25 @@ def history(run: Run, source: Source, raw: str) -> History:
 
 def of_raw_table(decided: History, source: Source, raw: str) -> History:
     """The part of a source's history that is about the files of one raw table."""
+    decided = _named_as_now(decided, source)
     return decided.of(lambda event: raw in tables_in(source, event), is_full_extract=source.raw[raw].full_extract)
+
+
+def _named_as_now(decided: History, source: Source) -> History:
+    """A history whose contents are labelled as they would be if they came now, so that they can be told to be the same.
+
+    Where the source had one raw table, they are not, and where it has one again, they need not be.
+    """
+
+    def now(event: FileEvent) -> str | None:
+        tables = [] if len(source.raw) == 1 else source.raw_tables_of(event.source_file)
+        if event.content_hash is None or (event.raw_tables and len(source.raw) > 1) or len(tables) > 1:
+            return event.content_hash
+        bare = event.content_hash.rpartition(":")[2]
+        return labelled(bare, tables) if tables else bare
+
+    needs_none = len(source.raw) == 1 and not any(event.raw_tables for event in decided.accepted())
+    return decided if needs_none else decided.named(now)
 
 
 def tables_in(source: Source, event: FileEvent) -> list[str]:
@@ -177,6 +195,7 @@ def ignored(run: Run, source: Source) -> list[str]:
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """What to take from the landing folder after all that was decided before; empty if nothing is new."""
     is_looked_for = partial(is_expected, patterns=_landing(run, source)[1])
+    decided = _named_as_now(decided, source)
     return plan(decided, listed, partial(_contents, run, source), partial(_is_as_it_was_read, source), is_looked_for)
 
 

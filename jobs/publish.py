@@ -17,9 +17,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
-from jobs.bronze import bronze_table
-from jobs.engine import accounts, documents, exports, live_tables, postgres, published_to
-from jobs.engine.accounts import FATES, Accounted
+from jobs.balance import verify_accounts
+from jobs.engine import documents, exports, live_tables, postgres, published_to
+from jobs.engine.accounts import FATES
 from jobs.engine.batches import FileEvent
 from jobs.engine.context import Run
 from jobs.engine.database import Database, kept_password
@@ -31,6 +31,7 @@ from jobs.engine.fingerprints import Fingerprint, measured
 from jobs.engine.ledger import Ledger
 from jobs.engine.listing import dotted
 from jobs.engine.local_rows import local_rows
+from jobs.engine.lock import verify_held
 from jobs.engine.places import local_path
 from jobs.engine.postgres import DocumentName, DocumentVersion, ReleasedTable
 from jobs.engine.publication import Addition, Publication, publication
@@ -38,7 +39,6 @@ from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, Source, load_sources
 from jobs.engine.versions import any_version, is_forgotten, is_gone
 from jobs.gold import gold_table
-from jobs.silver import quarantine_table, silver_table, silver_writer
 
 ACCOUNT_COLUMNS = [
     "run_id", "source", "layer", "table_name", "source_file", "rows_read", "rows_written", "rows_quarantined",
@@ -142,27 +142,12 @@ def reader_passwords(settings: Settings) -> dict[str, str]:
     return {role: kept_password(settings.database / f"{role}.password") for role in postgres.ROLES}
 
 
-def verify_accounts(run: Run, source: Source) -> None:
-    """Raises AssayError if the rows of the source do not balance."""
-    read = [Accounted(source.name, "bronze", raw, bronze_table(source, raw)) for raw in source.raw]
-    refined = [
-        Accounted(
-            source.name,
-            "silver",
-            table,
-            silver_table(source, table),
-            quarantine_table(source, table),
-            bronze_table(source, raw),
-            run.lake.written_through(silver_table(source, table), silver_writer(source, table)),
-        )
-        for table, raw in source.parsed_tables.items()
-    ]
-    accounts.verify(run.lake, run.ledger, [t for t in (*read, *refined) if run.lake.exists(t.table)])
-
-
-def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over: bool = False) -> PublishReport:
+def publish(
+    run: Run, sources: Sequence[Source], target: Database, refined: Sequence[Source] = (), *, take_over: bool = False
+) -> PublishReport:
     """Publishes what has changed since the last release; nothing, if nothing has.
 
+    The accounts of what changes are held against the tables first, and those of what the run has `refined`.
     A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
     Raises AssayError if another lakehouse has published there, unless this one is to `take_over`: then all of it is.
     """
@@ -186,7 +171,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
         ]
         # Here, and not where silver is written: a crash in between must not let anything through unverified.
         changing = {item.state.table_name for item in changed}
-        concerned = [s for s in free if changing & {gold_table(s, table) for table in s.gold_tables}]
+        concerned = [s for s in sources if s in refined or changing & {gold_table(s, table) for table in s.gold_tables}]
         names_of_all = [source.name for source in sources]
         known = {table: postgres.known_runs(connection, table, names_of_all) for table in _OPS_TABLES}
         # All of this is planned more than computed, so that each alone would leave cores idle.
@@ -198,6 +183,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
                 pass
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
+        verify_held()
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
                 release_id = postgres.release(
@@ -209,7 +195,7 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
             of_table: dict[str, Iterable[Row]] = dict(zip(known, news, strict=True))
-            of_table[_ACCOUNTS] = _balanced(run, sources, of_table[_ACCOUNTS])
+            of_table[_ACCOUNTS] = _balanced(run, sources, {s.name for s in concerned}, of_table[_ACCOUNTS])
             of_table[_REJECTED] = rejected = list(of_table[_REJECTED])
             for table, rows in of_table.items():
                 postgres.copy_new(connection, table, _OPS_TABLES[table][0], rows)
@@ -217,10 +203,11 @@ def publish(run: Run, sources: Sequence[Source], target: Database, *, take_over:
             published_to.remember(run.lake, database_id, f"{target.host}:{target.port}, database {target.name}")
         postgres.drop_staging(connection, changed)
         released, of_none = postgres.published_documents(connection), postgres.of_no_release(connection)
-    written = []
-    for source in sources:
-        live = shown_of(run, source, last, released) if source in held_back else newest(run, source)
-        written += write_files(run, source, live, release_id)
+    live = {
+        source.name: shown_of(run, source, last, released) if source in held_back else newest(run, source)
+        for source in sources
+    }
+    written = write_files(run, sources, live, release_id)
     unpublished = [item for source in held_back for item in items[source.name]]
     return PublishReport(
         release_id=release_id,
@@ -412,11 +399,24 @@ def shown_of(
     return Shown(tables, present)
 
 
-def write_files(run: Run, source: Source, shown: Shown, release_id: int | None) -> list[str]:
-    """Brings exports and documents up to date with what is shown; says which documents were written and removed.
+def write_files(run: Run, sources: Sequence[Source], shown: Mapping[str, Shown], release_id: int | None) -> list[str]:
+    """Brings exports and documents up to date with what each source shows; says which documents were written, or went.
 
-    Raises AssayError that tells of the release, if one was made: it is published by now.
+    Raises AssayError that tells of the release, if one was made: it is published by now. What could be written is.
     """
+    said, failed = list[str](), list[AssayError]()
+    for source in sources:
+        try:
+            said += _write_files(run, source, shown[source.name], release_id)
+        except AssayError as error:
+            failed.append(error)
+    if failed:
+        hints = dict.fromkeys(error.hint for error in failed if error.hint)
+        raise AssayError("\n".join(error.message for error in failed), "; ".join(hints)) from failed[0]
+    return said
+
+
+def _write_files(run: Run, source: Source, shown: Shown, release_id: int | None) -> list[str]:
     try:
         with any_version(run.spark):
             return [*_export(run, source, shown), *_write_documents(run, source, shown)]
@@ -458,19 +458,19 @@ def _news(run: Run, sources: Sequence[str], table: str, known: Sequence[tuple[st
     return news
 
 
-def _balanced(run: Run, sources: Sequence[Source], accounts: Iterable[Row]) -> Iterator[Row]:
-    """The accounts that balance.
+def _balanced(run: Run, sources: Sequence[Source], verified: set[str], accounts: Iterable[Row]) -> Iterator[Row]:
+    """The accounts that balance. `verified`: the sources whose accounts are right, to which others are added.
 
-    Others were in force until a transform was mended, and its rows were refined anew. Raises AssayError if they still
-    are, which where no gold table has changed nothing else would find.
+    Those that do not balance were in force until a transform was mended, and its rows were refined anew. Raises
+    AssayError if they still are, or if a run that was cut short has left others than the tables have.
     """
-    verified = set()
+    by_name = {source.name: source for source in sources}
     for row in accounts:
+        if row["source"] not in verified:
+            verify_accounts(run, by_name[row["source"]])
+            verified.add(row["source"])
         if row["rows_read"] == sum(row[fate] for fate in FATES):
             yield row
-        elif row["source"] not in verified:
-            verify_accounts(run, next(source for source in sources if source.name == row["source"]))
-            verified.add(row["source"])
 
 
 def _addition(

@@ -23,6 +23,7 @@ from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.fingerprints import Fingerprint, measured
 from jobs.engine.ledger import TableState
 from jobs.engine.listing import dotted, line, table
+from jobs.engine.lock import verify_held
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
@@ -176,6 +177,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         if items:
             for item, found in publish.stage(run, connection, target, items):
                 _verify(item, found, to)
+            verify_held()
             refused = f"the rows of release {to} do not fit its key as it is declared now; {_UNTOUCHED}"
             with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
                 report.release_id = postgres.release(connection, run.run_id, run.ledger.identity(), items, [], to)
@@ -186,11 +188,13 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         postgres.drop_staging(connection, items)
         now, shown = postgres.published(connection), postgres.published_documents(connection)
     # If the tables were right already: a rollback may have been cut short between them and the files.
-    for source in moved or [s for s in sources if any(d.source is s for n, d in declared.items() if n in wanted)]:
+    concerned = moved or [s for s in sources if any(d.source is s for n, d in declared.items() if n in wanted)]
+    live = dict[str, publish.Shown]()
+    for source in concerned:
         # Documents may have changed since the last release without any table, and so without a release.
         is_newest = not moved and publish.is_all_released(run, source, now)
-        live = publish.newest(run, source) if is_newest else publish.shown_of(run, source, now, shown)
-        report.files += publish.write_files(run, source, live, report.release_id)
+        live[source.name] = publish.newest(run, source) if is_newest else publish.shown_of(run, source, now, shown)
+    report.files = publish.write_files(run, concerned, live, report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 

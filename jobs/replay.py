@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import bronze, silver
+from jobs.balance import verify_bronze
 from jobs.engine.batches import Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
@@ -84,6 +85,7 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
     found = run.ledger.ingested_between(source.name, first, last)
     if not found:
         return None
+    verify_bronze(run, source)  # what it lacks, silver would lose
     anew = {batch for request in run.ledger.history(source.name).requests for batch in request.batches}
     of_source = (F.col("source") == source.name) & (F.col("layer") == "silver") & (F.col("rows_deduplicated") > 0)
     rows = run.ledger.accounts().where(of_source).select("batch_id").distinct().collect()

@@ -14,6 +14,7 @@ from types import FrameType
 
 from api.parts import left_behind
 from jobs import bronze, gold, publish, silver
+from jobs.balance import verify_accounts
 from jobs.bronze import BronzeReport
 from jobs.checks import check
 from jobs.engine.batches import Status
@@ -71,16 +72,18 @@ def ended_by_a_second_interrupt() -> Iterator[None]:
 def _run(run: Run, sources: Sequence[Source], layers: Sequence[Layer], take_over: bool) -> Summary:
     summary = Summary(run.run_id, run.settings.lakehouse, run.spark.sparkContext.master or "?", "not used")
     run.ledger.load([source.name for source in sources])
+    changed = list[Source]()
     with ThreadPoolExecutor(max_workers=SOURCES_AT_ONCE) as pool:
         # All of them first: a wrong rule is to be found before any data is read.
         for _ in pool.map(partial(check, run), sources):
             pass
         for source, refined in zip(sources, pool.map(partial(_refine, run, layers=layers), sources), strict=True):
             _describe(run, source, refined, summary)
+            changed += [source] if refined.is_refined else []
             if "bronze" in layers:
                 summary.warnings += _ignored(run, source)
     if "publish" in layers:
-        _publish(run, sources, summary, take_over)
+        _publish(run, sources, summary, changed, take_over)
     order = {name: number for number, name in enumerate(["spark", *[source.name for source in sources], "postgres"])}
     steps = sorted(run.steps.finished, key=lambda step: order.get(step.source, 0))
     summary.seconds = {f"{step.source} {step.layer}": round(step.seconds, 1) for step in steps}
@@ -102,10 +105,11 @@ class _Refined:
     read: BronzeReport
     made: SilverReport | None
     rules: list[RuleResult]
+    is_refined: bool
 
 
 def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
-    read, made, derived, rules = BronzeReport(), None, GoldReport(), list[RuleResult]()
+    read, made, derived, rules, is_refined = BronzeReport(), None, GoldReport(), list[RuleResult](), False
     if "bronze" in layers:
         with run.steps.step(source.name, "bronze") as step:
             read = bronze.refine(run, source)
@@ -117,19 +121,20 @@ def _refine(run: Run, source: Source, layers: Sequence[Layer]) -> _Refined:
             rules = [*(made.rules if made else []), *derived.rules]
             run.ledger.record_rule_results(source.name, rules)
             step.detail = f"{made.rows_written:,} rows" if made else "nothing new"
-            if "publish" not in layers and (made or derived.refreshed or read.events):
-                publish.verify_accounts(run, source)
+            is_refined = bool(made or derived.refreshed or read.events)
+            if is_refined and "publish" not in layers:
+                verify_accounts(run, source)
     if "gold" in layers:
         with run.steps.step(source.name, "gold") as step:
             refreshed = gold.refine(run, source)
             step.detail = f"{len(refreshed.refreshed)} tables refreshed, {len(refreshed.unchanged)} up to date"
-    return _Refined(read, made, rules)
+    return _Refined(read, made, rules, is_refined)
 
 
-def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: bool) -> None:
+def _publish(run: Run, sources: Sequence[Source], summary: Summary, changed: Sequence[Source], take_over: bool) -> None:
     with run.steps.step("postgres", "publish") as step:
         target = publish.database(run.settings)
-        report = publish.publish(run, sources, target, take_over=take_over)
+        report = publish.publish(run, sources, target, changed, take_over=take_over)
         step.detail = f"release {report.release_id}" if report.release_id else "nothing to publish"
     is_embedded = run.settings.postgres.host is None
     summary.is_published, summary.documents = True, report.documents
@@ -163,7 +168,7 @@ def _publish(run: Run, sources: Sequence[Source], summary: Summary, take_over: b
 def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> None:
     read, made = refined.read, refined.made
     line = SourceLine(source.name, _files(read), seconds=run.steps.seconds(source.name))
-    summary.warnings += _from_the_future(run, source, read)
+    summary.warnings += _from_the_future(run, source)
     line.rows_in = line.dedup = read.rows_deduplicated
     if made:
         line.rows_in += made.rows_read
@@ -203,17 +208,17 @@ def _ignored(run: Run, source: Source) -> list[str]:
     return warnings
 
 
-def _from_the_future(run: Run, source: Source, read: BronzeReport) -> list[str]:
-    """A warning for each new file that was modified in time to come, where the newest file counts."""
+def _from_the_future(run: Run, source: Source) -> list[str]:
+    """A warning for each file that was modified in time to come, where the newest file counts: until that comes."""
     rows, extracts = source.tables.values(), source.raw.values()
     if not any(table.keep == "newest" for table in rows) and not any(raw.full_extract for raw in extracts):
         return []
     tomorrow = (run.started_at + timedelta(days=1)).timestamp() * 1000
     return [
-        f"{event.source_file}: its modification time is to come, and until then it counts as newer than any other: "
-        "give it its true time (touch -d)"
-        for event in read.events
-        if event.status != "rejected" and event.modified_at > tomorrow
+        f"{path}: its modification time is to come, and until then it counts as newer than any other: give it its true "
+        "time (touch -d), or deliver it under this name again"
+        for path, event in run.ledger.history(source.name).newest_versions(accepted=True).items()
+        if event.modified_at > tomorrow
     ]
 
 

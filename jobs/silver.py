@@ -172,7 +172,8 @@ def refine(run: Run, source: Source) -> SilverReport | None:
                 passes.append(_refine(run, source, table, scope))
             reports += passes
         # Also where all files that bronze has rows of were set aside while they were read.
-        _make_empty(run, source, table)
+        if _make_empty(run, source, table):
+            reports.append(SilverReport())  # what was removed from outside is missed when the accounts are looked at
     return reduce(SilverReport.plus, reports) if reports else None
 
 
@@ -225,10 +226,12 @@ def verify_all_parsed(run: Run, source: Source) -> None:
                 f"silver.{source.name}.{table}: rows are to be parsed anew, as settings were changed, and are not yet",
                 f"let silver come to its end first: {way_out}",
             )
-    # One alone is not behind others. Of all that are, some may have answered a request, and so read what came with it.
-    behind = [table for table in tables if _scope(run, source, table)] if len(tables) > 1 else []
-    is_answered_in_part = any(len({done[table] >= request.batch_id for table in tables}) > 1 for request in requests)
-    if behind and (len(behind) < len(tables) or is_answered_in_part):
+    # All may be behind bronze, as far as each other: what the one that is ahead has read, the others have to have read.
+    most = max(done.values(), default=0)
+    known = run.ledger.history(source.name).until(most)
+    quarantined = {table: quarantined_through(run, source, table) for table in tables if done[table] < most}
+    behind = [name for name, ahead in quarantined.items() if next_scope(source, name, known, done[name], most, ahead)]
+    if behind:
         raise AssayError(
             f"silver.{source.name}.{behind[0]} has not read what other tables of the source have",
             f"let silver come to its end first: {way_out}",
@@ -255,15 +258,19 @@ def _settings_of(run: Run, source: Source, table: str) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] if found else ""
 
 
-def _make_empty(run: Run, source: Source, table: str) -> None:
-    """To other tables of the source, which are computed from it too, it is there, and its quarantine, without rows."""
+def _make_empty(run: Run, source: Source, table: str) -> bool:
+    """To other tables of the source, which are computed from it too, it is there, and its quarantine, without rows.
+
+    Whether one of them was not there.
+    """
     target, quarantine = silver_table(source, table), quarantine_table(source, table)
     if run.lake.exists(target) and run.lake.exists(quarantine):
-        return
+        return False
     evaluated = gate.evaluate(_shape(run, source, table), [])
     for path, rows in (quarantine, _none_quarantined(evaluated, source.tables[table])), (target, _columns(evaluated)):
         if not run.lake.exists(path):
             run.lake.overwrite(LocalRows([], rows.schema), path)
+    return True
 
 
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:
@@ -385,9 +392,8 @@ def _evaluated(
     stays = ~gate.is_held_by(rule) & (F.size("reasons") > 0)
     kept = F.max(F.when(stays, F.col("reasons"))).alias(_HELD_FOR)
     held = held.groupBy(*ROW).agg(kept, F.lit(True).alias("_was_held"))
-    # After a crash, quarantine is as the replay left it: of a row that is not there it no longer tells whether it was.
-    is_told = F.lit(not _is_quarantine_ahead(run, source, table))
-    is_valid_before = is_told & F.col("_was_held").isNull()
+    # After a crash, quarantine would not tell whether a row was in it; but then the table is made anew (next_scope).
+    is_valid_before = F.col("_was_held").isNull()
     violations = (
         F.when(is_valid_before, F.array().cast("array<string>"))
         .when(F.col(_HELD_FOR).isNotNull(), F.transform(_HELD_FOR, lambda reason: reason["rule"]))
@@ -453,6 +459,9 @@ def next_scope(
         earlier = [decided.through(batch) for batch in range(done + 1, decided.newest_planned)]
         numbers = [done, *[asked.batch_id for asked in decided.requests if asked.batch_id > done]]
         is_outdated |= any(before.changes_what_was_read(number) for before in earlier for number in numbers)
+        # One for a request may have made it anew as a row came before its copy, or have let rows out of it whose copies
+        # in other batches count as duplicates; one that goes by another table, have judged by what that had then.
+        is_outdated |= any(done < asked.batch_id <= quarantined for asked in decided.requests) or bool(referred)
     # Where the newest file wins, one that is delivered again may turn out to be older than it seemed.
     news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
     if request:  # after it, nothing would account for the rows of a file that was set aside while it was read

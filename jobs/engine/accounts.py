@@ -18,6 +18,14 @@ FATES = ("rows_written", "rows_quarantined", "rows_deduplicated", "rows_supersed
 _FOUND = ("found_written", "found_quarantined", "found_to_read")
 _TO_READ = _FOUND[-1]
 _DELIVERY = ["table", "batch_id", "source_file"]
+_REFINE_ANEW = (
+    "a transform loses or multiplies rows, or a table was changed from outside: mend that, then have the file's rows "
+    "refined anew: assay run --source {source} --from <the day it was first read>"
+)
+_BRONZE_IS_WRONG = (
+    "bronze was changed from outside, or is of an older backup than the rest: restore it; or refine what is in the "
+    "landing folder into another lakehouse (ASSAY_LAKEHOUSE), and publish that: assay run --take-over"
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,12 @@ def verify(lake: Lakehouse, ledger: Ledger, tables: Sequence[Accounted]) -> None
     has_to_read, wanted = tables[wrong["table"]].read_from is not None, wrong[_TO_READ]
     to_read = f" of {wanted:,} that are in bronze" if has_to_read and wanted != wrong["rows_read"] else ""
     place = f"{dotted(table)} does not balance (file {wrong['source_file']}, batch {wrong['batch_id']})"
+    is_bronze = tables[wrong["table"]].layer == "bronze"
     raise AssayError(
         f"{place}: {wrong['rows_read']:,} rows read{to_read}, {accounted_for:,} accounted for; "
         f"{wrong['rows_written']:,} said to be written and {wrong['found_written']:,} in the table; "
         f"{wrong['rows_quarantined']:,} said to be quarantined and {wrong['found_quarantined']:,} in quarantine",
-        "nothing was published; a transform loses or multiplies rows, or a table was changed from outside: mend that, "
-        f"then have the file's rows refined anew: assay run --source {source} --from <the day it was first read>",
+        "nothing was published; " + (_BRONZE_IS_WRONG if is_bronze else _REFINE_ANEW.format(source=source)),
     )
 
 

@@ -8,7 +8,7 @@ A path that is gone has its content until a file of the same time brings that un
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jobs.engine.landing import EMPTY, LandingFile, Unreadable
@@ -125,6 +125,17 @@ class History:
         self, events: Iterable[FileEvent], requests: Iterable[Request], elsewhere: Iterable[FileEvent]
     ) -> "History":
         return History(events, requests, is_full_extract=self._is_full_extract, elsewhere=elsewhere)
+
+    def until(self, number: int) -> "History":
+        """This history as of batch or request `number`."""
+        requests = [request for request in self.requests if request.batch_id <= number]
+        decided = self.through(number)
+        return decided._with(decided._decided.values(), requests, decided._elsewhere)
+
+    def named(self, content_hash: Callable[[FileEvent], str | None]) -> "History":
+        """This history with contents named otherwise."""
+        events = [replace(event, content_hash=content_hash(event)) for event in self._decided.values()]
+        return self._with(events, self.requests, self._elsewhere)
 
     @property
     def newest_batch(self) -> int:

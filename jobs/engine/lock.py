@@ -108,7 +108,26 @@ def _locked_session(database: Database, lakehouse: str, holder: Holder, wait_sec
         ) from None
     with connection:
         _take(lambda: _try_session(connection, key), lambda: _session(connection, key), lakehouse, holder, wait_seconds)
-        yield
+        _held.append(connection)
+        try:
+            yield
+        finally:
+            _held.remove(connection)
+
+
+_held: list[psycopg.Connection[Any]] = []  # sessions by which this process keeps others off
+
+
+def verify_held() -> None:
+    """Raises AssayError if a lock that is a session of Postgres was lost: another run may have been at work since."""
+    for connection in _held:
+        try:
+            connection.execute("SELECT")
+        except psycopg.Error as error:
+            raise AssayError(
+                f"the lock on the lakehouse was lost ({type(error).__name__}); nothing was published",
+                "Postgres was stopped, or the connection cut, while this run was at work: run again",
+            ) from None
 
 
 def lock_key(lakehouse: str) -> int:

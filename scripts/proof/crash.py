@@ -1,4 +1,4 @@
-"""Kills runs and rollbacks at every step and at random moments, does them again, and compares with undisturbed ones.
+"""Kills runs, rollbacks and backfills at each step and at random moments, does them again, and compares the outcomes.
 
     .venv/bin/python -m scripts.proof.crash              every step once, and 10 random moments: over an hour
     .venv/bin/python -m scripts.proof.crash --every 10   each tenth step
@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -29,6 +30,7 @@ from jobs.engine.context import Run, start_run
 from jobs.engine.session import PROJECT
 from jobs.engine.sources import load_sources
 from jobs.releases import Rollback
+from jobs.replay import ask_backfill
 from jobs.run import run_sources
 from scripts.proof.world import (
     SOURCES,
@@ -74,15 +76,29 @@ def started(world: World) -> Run:
     return start_run(world.settings(), Console(quiet=True), quiet=True)
 
 
-RUN = Deed(lambda world: ["run", *[word for source in world.sources for word in ("-s", source)]], finish)
+def refine_anew(world: World) -> None:
+    """All that was ever ingested, by a backfill."""
+    run, sources = started(world), load_sources(list(world.sources))
+    for source in sources:
+        ask_backfill(run, source, _EVER, date.max)
+    run_sources(run, sources, "bronze", "publish")
+
+
+def _run(world: World) -> list[str]:
+    return ["run", *[word for source in world.sources for word in ("-s", source)]]
+
+
+_EVER = date(2000, 1, 1)
+RUN = Deed(_run, finish)
 ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back)
-DEEDS = {"run": RUN, "rollback": ROLLBACK}
+BACKFILL = Deed(lambda world: [*_run(world), "--from", str(_EVER)], refine_anew)
+DEEDS = {"run": RUN, "rollback": ROLLBACK, "backfill": BACKFILL}
 
 
 class Bench:
     """A world with one delivery refined, in which the refinement of the next one is disturbed over and over.
 
-    Or the rollback of that, once it is done.
+    Or the rollback of that, or a backfill of all, once it is done.
     """
 
     def __init__(self, folder: Path, spark: SparkSession, base: World, deed: Deed = RUN) -> None:
@@ -90,7 +106,7 @@ class Bench:
         first_delivery(base.landing)
         finish(base)
         second_delivery(base.landing)
-        if deed is ROLLBACK:
+        if deed is not RUN:
             finish(base)
         self.before = base.published()
         with self.world() as world:
@@ -175,7 +191,7 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=SOURCES, help="of members, signups, contacts (the first two)")
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
-    parser.add_argument("--of", nargs="+", choices=DEEDS, default=list(DEEDS), help="run, rollback (both)")
+    parser.add_argument("--of", nargs="+", choices=DEEDS, default=list(DEEDS), help="run, rollback, backfill (all)")
     parser.add_argument("--as-if-large", action="store_true", help="bring tables up to date by what changed in others")
     given = parser.parse_args()
     as_if_large(given.as_if_large)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
-from jobs.engine.lock import exclusive
+from jobs.engine.lock import exclusive, verify_held
 from jobs.engine.session import PROJECT
 
 # Holds the lock until it is killed; its child has all of its open files and outlives it.
@@ -97,6 +98,17 @@ def test_the_lock_is_free_again_after_the_work_and_after_an_error(
     for _ in range(2):
         with pytest.raises(KeyError), exclusive(lakehouse, "assay run", database=given):
             raise KeyError
+
+
+def test_a_lock_that_was_lost_with_its_session_is_noticed_before_a_release(database: Database) -> None:
+    verify_held()
+    with exclusive("hdfs:/lake", "assay run", database=lambda: database):
+        verify_held()
+        with psycopg.connect(database.conninfo(), autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        with pytest.raises(AssayError, match=r"the lock on the lakehouse was lost .*; nothing was published"):
+            verify_held()
+    verify_held()
 
 
 def test_a_new_lakehouse_is_for_its_owner_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
