@@ -140,6 +140,11 @@ def finished_batch(run: Run, source: Source) -> int:
     return decided.planned_before(newest) if has_rows and not _is_accounted(run, source, newest) else newest
 
 
+def decisions(run: Run, source: Source) -> History:
+    """What was decided about the files of a source, with contents named as they would be if they came now."""
+    return _named_as_now(run.ledger.history(source.name), source)
+
+
 def history(run: Run, source: Source, raw: str) -> History:
     """What was decided about the files of one raw table."""
     return of_raw_table(run.ledger.history(source.name), source, raw)
@@ -157,15 +162,16 @@ def _named_as_now(decided: History, source: Source) -> History:
     Where the source had one raw table, they are not, and where it has one again, they need not be.
     """
 
-    def now(event: FileEvent) -> str | None:
-        tables = [] if len(source.raw) == 1 else source.raw_tables_of(event.source_file)
-        if event.content_hash is None or (event.raw_tables and len(source.raw) > 1) or len(tables) > 1:
-            return event.content_hash
-        bare = event.content_hash.rpartition(":")[2]
-        return labelled(bare, tables) if tables else bare
+    is_labelled = len(source.raw) > 1
 
-    needs_none = len(source.raw) == 1 and not any(event.raw_tables for event in decided.accepted())
-    return decided if needs_none else decided.named(now)
+    def now(event: FileEvent) -> str | None:
+        if event.content_hash is None or not is_labelled:
+            return event.content_hash and event.content_hash.rpartition(":")[2]
+        tables = [] if event.raw_tables else source.raw_tables_of(event.source_file)
+        return labelled(event.content_hash, tables) if len(tables) == 1 else event.content_hash
+
+    is_as_now = all(bool(event.raw_tables) is is_labelled for event in decided.accepted())
+    return decided if is_as_now else decided.named(now)
 
 
 def tables_in(source: Source, event: FileEvent) -> list[str]:
@@ -195,7 +201,6 @@ def ignored(run: Run, source: Source) -> list[str]:
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """What to take from the landing folder after all that was decided before; empty if nothing is new."""
     is_looked_for = partial(is_expected, patterns=_landing(run, source)[1])
-    decided = _named_as_now(decided, source)
     return plan(decided, listed, partial(_contents, run, source), partial(_is_as_it_was_read, source), is_looked_for)
 
 
@@ -250,7 +255,7 @@ def refine(run: Run, source: Source) -> BronzeReport:
     newest = run.ledger.history(source.name).newest_planned
     if newest:
         _load(run, source, newest, report)
-    events = next_batch(run, source, run.ledger.history(source.name), listing(run, source))
+    events = next_batch(run, source, decisions(run, source), listing(run, source))
     if events:
         run.ledger.record_plan(source.name, events)
         report.events += [event for event in events if event.status != "loaded"]

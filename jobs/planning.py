@@ -164,7 +164,7 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
 
 def _plan_source(run: Run, source: Source) -> SourcePlan:
     planned, listed = SourcePlan(source.name, ignored=bronze.ignored(run, source)), bronze.listing(run, source)
-    before = run.ledger.history(source.name)
+    before = bronze.decisions(run, source)
     planned.unfinished, decided = _unfinished(run, source, before, listed)
     events = bronze.next_batch(run, source, decided, listed)
     _sort_files(planned, events, decided)

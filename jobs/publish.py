@@ -181,6 +181,14 @@ def publish(
             loaded = stage(run, connection, target, changed)
             for _ in verified:
                 pass
+        of_table: dict[str, Iterable[Row]] = dict(zip(known, news, strict=True))
+        accounts = list(of_table[_ACCOUNTS])
+        for source in sources:  # what an earlier run has refined, and not published
+            if source not in concerned and any(row["source"] == source.name for row in accounts):
+                verify_accounts(run, source)
+        # Others were in force until a transform was mended, and its rows were refined anew.
+        of_table[_ACCOUNTS] = [row for row in accounts if row["rows_read"] == sum(row[fate] for fate in FATES)]
+        of_table[_REJECTED] = rejected = list(of_table[_REJECTED])
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
         verify_held()
@@ -194,9 +202,6 @@ def publish(
             if release_id is not None:
                 shown = document_versions(run, free)
                 postgres.record_documents(connection, release_id, shown, [source.name for source in free])
-            of_table: dict[str, Iterable[Row]] = dict(zip(known, news, strict=True))
-            of_table[_ACCOUNTS] = _balanced(run, sources, {s.name for s in concerned}, of_table[_ACCOUNTS])
-            of_table[_REJECTED] = rejected = list(of_table[_REJECTED])
             for table, rows in of_table.items():
                 postgres.copy_new(connection, table, _OPS_TABLES[table][0], rows)
         if database_id := postgres.first_run(connection):
@@ -456,21 +461,6 @@ def _news(run: Run, sources: Sequence[str], table: str, known: Sequence[tuple[st
     rows = of_ledger(run.ledger).where(F.col("source").isin(*sources))
     news: Iterator[Row] = rows.join(is_there, ["source", "run_id"], "left_anti").select(*columns).toLocalIterator()
     return news
-
-
-def _balanced(run: Run, sources: Sequence[Source], verified: set[str], accounts: Iterable[Row]) -> Iterator[Row]:
-    """The accounts that balance. `verified`: the sources whose accounts are right, to which others are added.
-
-    Those that do not balance were in force until a transform was mended, and its rows were refined anew. Raises
-    AssayError if they still are, or if a run that was cut short has left others than the tables have.
-    """
-    by_name = {source.name: source for source in sources}
-    for row in accounts:
-        if row["source"] not in verified:
-            verify_accounts(run, by_name[row["source"]])
-            verified.add(row["source"])
-        if row["rows_read"] == sum(row[fate] for fate in FATES):
-            yield row
 
 
 def _addition(

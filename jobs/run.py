@@ -192,7 +192,7 @@ def _ignored(run: Run, source: Source) -> list[str]:
     """Warnings of what is in the source's landing folders under names that it does not expect."""
     found, landing = bronze.ignored(run, source), local_path(run.settings.landing)
     hidden = left_behind(landing / source.name) if landing else 0
-    read = run.ledger.history(source.name).newest_versions(accepted=True)
+    read = bronze.decisions(run, source).newest_versions(accepted=True)
     groups = {
         "not read, as only {} are": [path for path in found if path not in read],
         "not read any longer, as only {} are, but their rows still count": [path for path in found if path in read],
@@ -209,16 +209,22 @@ def _ignored(run: Run, source: Source) -> list[str]:
 
 
 def _from_the_future(run: Run, source: Source) -> list[str]:
-    """A warning for each file that was modified in time to come, where the newest file counts: until that comes."""
-    rows, extracts = source.tables.values(), source.raw.values()
-    if not any(table.keep == "newest" for table in rows) and not any(raw.full_extract for raw in extracts):
+    """A warning of files that were modified in time to come, where the newest file counts: until that comes."""
+    tomorrow, found = (run.started_at + timedelta(days=1)).timestamp() * 1000, set[str]()
+    for table, raw in source.parsed_tables.items():
+        decided = bronze.history(run, source, raw)
+        if source.raw[raw].full_extract:
+            newest = decided.newest_versions(accepted=True)
+            found |= {path for path, event in newest.items() if event.modified_at > tomorrow}
+        elif source.tables[table].keep == "newest":
+            live = decided.live()
+            first = decided.first_delivered()
+            found |= {path for (batch, path), (at, _) in first.items() if at > tomorrow and (batch, path) in live}
+    if not found:
         return []
-    tomorrow = (run.started_at + timedelta(days=1)).timestamp() * 1000
     return [
-        f"{path}: its modification time is to come, and until then it counts as newer than any other: give it its true "
-        "time (touch -d), or deliver it under this name again"
-        for path, event in run.ledger.history(source.name).newest_versions(accepted=True).items()
-        if event.modified_at > tomorrow
+        f"{source.name}: of a modification time to come, until which they count as newer than any other: "
+        f"{some(sorted(found))}: give them their true time (touch -d), or deliver them under these names again"
     ]
 
 

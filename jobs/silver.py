@@ -172,8 +172,7 @@ def refine(run: Run, source: Source) -> SilverReport | None:
                 passes.append(_refine(run, source, table, scope))
             reports += passes
         # Also where all files that bronze has rows of were set aside while they were read.
-        if _make_empty(run, source, table):
-            reports.append(SilverReport())  # what was removed from outside is missed when the accounts are looked at
+        _make_empty(run, source, table)
     return reduce(SilverReport.plus, reports) if reports else None
 
 
@@ -230,7 +229,12 @@ def verify_all_parsed(run: Run, source: Source) -> None:
     most = max(done.values(), default=0)
     known = run.ledger.history(source.name).until(most)
     quarantined = {table: quarantined_through(run, source, table) for table in tables if done[table] < most}
-    behind = [name for name, ahead in quarantined.items() if next_scope(source, name, known, done[name], most, ahead)]
+    behind = [
+        name
+        for name, ahead in quarantined.items()
+        # What has been taken back since is nothing to do, and leaves both right.
+        if next_scope(source, name, known, done[name], most, ahead) and _scope(run, source, name)
+    ]
     if behind:
         raise AssayError(
             f"silver.{source.name}.{behind[0]} has not read what other tables of the source have",
@@ -258,19 +262,25 @@ def _settings_of(run: Run, source: Source, table: str) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] if found else ""
 
 
-def _make_empty(run: Run, source: Source, table: str) -> bool:
+def _make_empty(run: Run, source: Source, table: str) -> None:
     """To other tables of the source, which are computed from it too, it is there, and its quarantine, without rows.
 
-    Whether one of them was not there.
+    Raises AssayError if quarantine had rows: somebody has removed them.
     """
     target, quarantine = silver_table(source, table), quarantine_table(source, table)
     if run.lake.exists(target) and run.lake.exists(quarantine):
-        return False
+        return
+    held = sum(account.rows_quarantined for account in run.ledger.accounts_of(source.name, "silver", table))
+    if held and not run.lake.exists(quarantine):
+        raise AssayError(
+            f"{dotted(quarantine)} is not there any longer, and {held:,} rows were held back in it",
+            "restore its folder; or have all rows refined anew: assay run --source "
+            f"{source.name} --from <the day the first of them was read>",
+        )
     evaluated = gate.evaluate(_shape(run, source, table), [])
     for path, rows in (quarantine, _none_quarantined(evaluated, source.tables[table])), (target, _columns(evaluated)):
         if not run.lake.exists(path):
             run.lake.overwrite(LocalRows([], rows.schema), path)
-    return True
 
 
 def _refine(run: Run, source: Source, table: str, scope: Scope) -> SilverReport:

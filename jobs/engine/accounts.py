@@ -23,8 +23,9 @@ _REFINE_ANEW = (
     "refined anew: assay run --source {source} --from <the day it was first read>"
 )
 _BRONZE_IS_WRONG = (
-    "bronze was changed from outside, or is of an older backup than the rest: restore it; or refine what is in the "
-    "landing folder into another lakehouse (ASSAY_LAKEHOUSE), and publish that: assay run --take-over"
+    "finish a run that was cut short: assay run. Else bronze was changed from outside, or is of an older backup than "
+    "the rest: restore it; or refine what is in the landing folder into another lakehouse (ASSAY_LAKEHOUSE), and "
+    "publish that: assay run --take-over"
 )
 
 
