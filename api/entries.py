@@ -12,7 +12,8 @@ from itertools import islice
 
 from api.errors import ApiError
 
-MAX_BODY_BYTES, BODY_SECONDS = 8 * 1024 * 1024, 30.0
+MAX_BODY_BYTES = 8 * 1024 * 1024
+BODY_SECONDS = 30.0
 MAX_ENTRY_BYTES = 64 * 1024
 MAX_ENTRIES = 10_000
 FORM = 'send {key=value|key=value...} as text, or {"member": "{key=value|key=value...}"} as JSON'

@@ -67,9 +67,8 @@ def serve(config: ServiceConfig, announce: Callable[[str], None]) -> None:
     # Also before uvicorn has set its own handlers, and after: the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    if (
-        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    ):  # as under nohup; else it comes when its terminal is closed
+    # What comes when a terminal is closed; under nohup it is ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, server.handle_exit)
     server.run(sockets=[listener])
 

@@ -161,7 +161,6 @@ def _named_as_now(decided: History, source: Source) -> History:
 
     Where the source had one raw table, they are not, and where it has one again, they need not be.
     """
-
     is_labelled = len(source.raw) > 1
 
     def now(event: FileEvent) -> str | None:

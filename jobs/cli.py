@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import traceback
-from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +20,7 @@ from jobs.commands.options import (
     VerboseOption,
     WaitOption,
     a_number,
+    alone,
     new_console,
     show,
 )
@@ -121,7 +121,7 @@ def run(
     if sample_if_empty:
         for one in sources:
             _sample_if_empty(settings, one, console, is_named=bool(source))
-    with _alone(settings, "assay run", wait):
+    with alone(settings, "assay run", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:
             # A clock that was ahead once has dated what came after it ahead as well.
@@ -164,7 +164,7 @@ def replay(
         found = preview(start_run(settings, console, quiet=as_json, verbose=verbose), one, rule, batch)
         show(found, as_json=as_json)
         return
-    with _alone(settings, "assay replay", wait):
+    with alone(settings, "assay replay", wait):
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if ask_replay(started, one, rule, batch) is None:
             console.print(f"{source}: no such rows are in quarantine", highlight=False, markup=False)
@@ -269,7 +269,7 @@ def run_layer(layer: Layer) -> NoReturn:
         from jobs.run import run_sources
 
         console, settings, sources = new_console(), load_settings(), load_sources(source)
-        with _alone(settings, f"jobs/{layer}.py", wait):
+        with alone(settings, f"jobs/{layer}.py", wait):
             started = start_run(settings, console, verbose=verbose)
             _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
 
@@ -300,14 +300,6 @@ def _unexpected(error: Exception) -> AssayError:
         f"{type(error).__name__}: this is a fault of Assay or of its surroundings",
         "a release is there whole or not at all (assay releases); run again with --verbose to see all of it",
     )
-
-
-def _alone(settings: Settings, what: str, wait: float) -> AbstractContextManager[None]:
-    """Keeps other runs off the lakehouse meanwhile; taken before Spark starts, which a second run need not do."""
-    from jobs.engine.lock import exclusive
-    from jobs.publish import database
-
-    return exclusive(settings.lakehouse, what, wait, database=lambda: database(settings))
 
 
 def _print(summary: Summary, console: Console, *, as_json: bool) -> None:

@@ -183,8 +183,9 @@ def publish(
                 pass
         of_table: dict[str, Iterable[Row]] = dict(zip(known, news, strict=True))
         accounts = list(of_table[_ACCOUNTS])
-        for source in sources:  # what an earlier run has refined, and not published
-            if source not in concerned and any(row["source"] == source.name for row in accounts):
+        have_news = {row["source"] for row in accounts}  # by this run, or by an earlier one that was cut short
+        for source in sources:
+            if source not in concerned and source.name in have_news:
                 verify_accounts(run, source)
         # Others were in force until a transform was mended, and its rows were refined anew.
         of_table[_ACCOUNTS] = [row for row in accounts if row["rows_read"] == sum(row[fate] for fate in FATES)]
@@ -306,12 +307,12 @@ def stage(
 ) -> list[tuple[Publication, Fingerprint]]:
     """Loads the rows of the items' versions, or of their additions, into staging tables.
 
-    Returns the items, each with the fingerprint of its version. An addition that does not come to
-    what was computed is no addition to what was published (the table may have been made anew): then all is loaded.
+    Returns the items, each with the fingerprint of its version. An addition that does not come to what was computed is
+    no addition to what was published (the table may have been made anew): then all is loaded.
     """
     loaded = _load(run, connection, target, items)
     found = [(item, item.addition.before.plus(rows) if item.addition else rows) for item, rows in loaded]
-    wrong = [replace(item, addition=None) for item, all in found if item.addition and all != item.state.fingerprint]
+    wrong = [replace(item, addition=None) for item, total in found if item.addition and total != item.state.fingerprint]
     again = {item.full_name: (item, rows) for item, rows in _load(run, connection, target, wrong)}
     return [again.get(item.full_name, (item, total)) for item, total in found]
 

@@ -192,7 +192,7 @@ def _ignored(run: Run, source: Source) -> list[str]:
     """Warnings of what is in the source's landing folders under names that it does not expect."""
     found, landing = bronze.ignored(run, source), local_path(run.settings.landing)
     hidden = left_behind(landing / source.name) if landing else 0
-    read = bronze.decisions(run, source).newest_versions(accepted=True)
+    read = bronze.decisions(run, source).newest_versions(accepted=True) if found else {}
     groups = {
         "not read, as only {} are": [path for path in found if path not in read],
         "not read any longer, as only {} are, but their rows still count": [path for path in found if path in read],
@@ -217,9 +217,8 @@ def _from_the_future(run: Run, source: Source) -> list[str]:
             newest = decided.newest_versions(accepted=True)
             found |= {path for path, event in newest.items() if event.modified_at > tomorrow}
         elif source.tables[table].keep == "newest":
-            live = decided.live()
-            first = decided.first_delivered()
-            found |= {path for (batch, path), (at, _) in first.items() if at > tomorrow and (batch, path) in live}
+            late = {delivery for delivery, (at, _) in decided.first_delivered().items() if at > tomorrow}
+            found |= {path for _, path in late & decided.live()} if late else set()
     if not found:
         return []
     return [

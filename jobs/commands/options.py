@@ -1,11 +1,14 @@
-"""Options that several commands have, and where they print."""
+"""Options that several commands have, how they keep others off, and where they print."""
 
 import json
+from contextlib import AbstractContextManager
 from math import isnan
 from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
+
+from jobs.engine.settings import Settings
 
 LARGEST_NUMBER = 2**63 - 1  # that Postgres and Delta can count to
 
@@ -35,6 +38,14 @@ WaitOption = Annotated[
         help="Wait so many seconds for another run to end, instead of giving up. Example: --wait 600",
     ),
 ]
+
+
+def alone(settings: Settings, what: str, wait: float) -> AbstractContextManager[None]:
+    """Keeps other runs off the lakehouse meanwhile; taken before Spark starts, which a second run need not do."""
+    from jobs.engine.lock import exclusive
+    from jobs.publish import database
+
+    return exclusive(settings.lakehouse, what, wait, database=lambda: database(settings))
 
 
 class _Result(Protocol):

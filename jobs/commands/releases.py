@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption, new_console, show
+from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption, alone, new_console, show
 from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.settings import load_settings
@@ -71,12 +71,11 @@ def maintain(
     verbose: VerboseOption = False,
 ) -> None:
     """Compact Delta tables and remove what no kept release needs. Example: assay maintain --wait 600"""
-    from jobs import publish
     from jobs.engine.context import start_run
     from jobs.maintain import maintain as do_maintain
 
     settings, sources = load_settings(), load_sources()
-    with exclusive(settings.lakehouse, "assay maintain", wait, database=lambda: publish.database(settings)):
+    with alone(settings, "assay maintain", wait):
         run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
         report = do_maintain(run, sources, dry_run=dry_run)
     show(report, as_json=as_json)

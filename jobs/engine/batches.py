@@ -115,11 +115,7 @@ class History:
 
     def through(self, batch_id: int) -> "History":
         """This history as of batch `batch_id`, with all requests."""
-        read, elsewhere = (
-            [event for event in events if event.batch_id <= batch_id]
-            for events in (self._decided.values(), self._elsewhere)
-        )
-        return self._with(read, self.requests, elsewhere)
+        return self._as_of(batch_id, self.requests)
 
     def _with(
         self, events: Iterable[FileEvent], requests: Iterable[Request], elsewhere: Iterable[FileEvent]
@@ -128,9 +124,14 @@ class History:
 
     def until(self, number: int) -> "History":
         """This history as of batch or request `number`."""
-        requests = [request for request in self.requests if request.batch_id <= number]
-        decided = self.through(number)
-        return decided._with(decided._decided.values(), requests, decided._elsewhere)
+        return self._as_of(number, [request for request in self.requests if request.batch_id <= number])
+
+    def _as_of(self, batch_id: int, requests: Iterable[Request]) -> "History":
+        read, elsewhere = (
+            [event for event in events if event.batch_id <= batch_id]
+            for events in (self._decided.values(), self._elsewhere)
+        )
+        return self._with(read, requests, elsewhere)
 
     def named(self, content_hash: Callable[[FileEvent], str | None]) -> "History":
         """This history with contents named otherwise."""

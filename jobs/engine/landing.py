@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -330,14 +330,14 @@ def _has_all_bytes(spark: SparkSession, file: Any) -> bool:
 
 def head_of(spark: SparkSession, root: str, path: str) -> bytes | Unreadable:
     """The first 64 KiB of a file's content, decompressed. It was read to its end a moment ago: a fault may pass."""
-    local = local_path(root)
     try:
-        return _head_local(local / path) if local else _head_hadoop(spark, f"{root.rstrip('/')}/{path}")
+        with closing(pieces_of(spark, root, path)) as pieces:
+            return next(pieces)
     except (OSError, EOFError, zlib.error) as error:
         return Unreadable(why_unreadable(error), may_pass=True)
 
 
-def pieces_of(spark: SparkSession, root: str, path: str) -> Iterator[bytes]:
+def pieces_of(spark: SparkSession, root: str, path: str) -> Generator[bytes]:
     """A file's content, decompressed: its head, and then, of a local file, the rest, in pieces of 1 MiB.
 
     Of other file systems only the head: what Python is given of these comes through Java, too slowly for all of it.
@@ -351,11 +351,6 @@ def pieces_of(spark: SparkSession, root: str, path: str) -> Iterator[bytes]:
         yield bytes(stream.read(HEAD_BYTES))
         while piece := stream.read(_PIECE_BYTES):
             yield bytes(piece)
-
-
-def _head_local(file: Path) -> bytes:
-    with _opened_local(file) as stream:
-        return bytes(stream.read(HEAD_BYTES))
 
 
 def _head_hadoop(spark: SparkSession, file: str) -> bytes:
