@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ NAME = "assay"  # of the database and of its superuser
 SYSTEM_USER = "pgserver"
 NEW_CLUSTERS_ARE = 18
 PROC = Path("/proc")  # only Linux has it
+USERS = Path("/etc")
 SHARED_BINARIES = Path("/var/cache/assay")
 OTHER_WAY = "or use a Postgres of your own: set POSTGRES_HOST"
 
@@ -315,15 +316,24 @@ def _account(folder: Path) -> _Account | None:
     data = folder / "data"
     if data.exists() and data.stat().st_uid != 0:
         return _Account(data.stat().st_uid, data.stat().st_gid)
-    entry = _system_user()
+    entry = _system_user(folder)
     return _Account(entry.pw_uid, entry.pw_gid)
 
 
-def _system_user() -> pwd.struct_passwd:
-    """The user `pgserver`, made if it is missing: no home, no login, no rights."""
+def _system_user(folder: Path) -> pwd.struct_passwd:
+    """The user `pgserver`, made if it is missing: no home, no login, no rights.
+
+    One process at a time makes it: of two useradd that both find no such user, the second gives the one that the first
+    has made another number, and a server that was started meanwhile is of no user any longer.
+    """
+    with _held(USERS, os.O_RDONLY, folder):
+        return _made_system_user()
+
+
+def _made_system_user() -> pwd.struct_passwd:
     options = ["--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"]
     said = ""
-    for _ in range(5):  # useradd fails when another process is at it
+    for _ in range(5):  # useradd fails when another program is at it
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
         useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -429,19 +439,27 @@ def _wait_for(done: Callable[[], bool], seconds: float, otherwise: str, folder: 
         time.sleep(0.05)
 
 
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    """One process at a time has the folder."""
+    return _held(folder / "lock", os.O_RDWR | os.O_CREAT, folder)
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time. The lock goes when its holder ends, however it ends; the server does not inherit it."""
-    with os.fdopen(os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "wb") as file:
+def _held(path: Path, flags: int, folder: Path) -> Iterator[None]:
+    """A lock on `path`. It goes when its holder ends, however it ends; the server does not inherit it."""
+    descriptor = os.open(path, flags, 0o600)
 
-        def is_taken() -> bool:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            return False
+    def is_taken() -> bool:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
 
-        _wait_for(is_taken, _WAIT_FOR_ANOTHER_PROCESS, f"another process holds {folder / 'lock'}", folder)
+    try:
+        _wait_for(is_taken, _WAIT_FOR_ANOTHER_PROCESS, f"another process holds {path}", folder)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -343,6 +344,36 @@ def test_roots_server_runs_as_the_system_user_under_folders_closed_to_it(new_fol
     assert new_folder.stat().st_mode & 0o777 == 0o700
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         query(database, f"SELECT pg_read_file('{str(new_folder).replace(chr(39), chr(39) * 2)}/password')")
+
+
+def test_processes_that_find_no_system_user_make_one_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users, useradd = tmp_path / "users", tmp_path / "useradd"
+    users.touch()
+    # As the real one: it looks whether there is such a user, waits for its turn, and puts it in whatever is there then.
+    useradd.write_text(
+        f"#!{sys.executable}\n"
+        "import fcntl, os, pathlib, sys, time\n"
+        f"users = pathlib.Path({str(users)!r})\n"
+        "if users.read_text(): sys.exit(9)\n"
+        "with open(__file__) as turn:\n"
+        "    fcntl.flock(turn, fcntl.LOCK_EX)\n"
+        "    time.sleep(0.2)\n"
+        "    users.write_text(str(os.getpid()))\n"
+    )
+    useradd.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def look_up(name: str) -> str:
+        if not (number := users.read_text()):
+            raise KeyError(name)
+        return number
+
+    monkeypatch.setattr(pwd, "getpwnam", look_up)
+
+    with ThreadPoolExecutor(4) as processes:
+        found = list(processes.map(embedded._system_user, [tmp_path] * 4))
+
+    assert found == [users.read_text()] * 4
 
 
 @as_root
