@@ -46,4 +46,4 @@ db-stop: setup  ## stop the embedded Postgres
 
 clean:  ## stop the embedded Postgres and remove all that make and runs have created (data/ too)
 	@if [ -x $(BIN)/assay ]; then $(BIN)/assay db stop; fi
-	rm -rf .venv .tools .jars data .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse *.egg-info
+	rm -rf .venv .tools .jars .jars.new .setup.lock data .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse *.egg-info

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-_PREFIX, _HIDDEN_SUFFIX, _SUFFIX = "received-", ".part", ".log"
+PREFIX, _HIDDEN_SUFFIX, SUFFIX = "received-", ".part", ".log"
 _OWNER_ONLY = 0o600  # the entries are personal
 _CHUNK = 64 * 1024
 _ATTEMPTS = 10
@@ -37,7 +37,7 @@ class Part:
         for _ in range(_ATTEMPTS):
             # Microseconds, so that names sort as the files began.
             time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            path = folder / f".{_PREFIX}{time}-{secrets.token_hex(4)}{_HIDDEN_SUFFIX}"
+            path = folder / f".{PREFIX}{time}-{secrets.token_hex(4)}{_HIDDEN_SUFFIX}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
             descriptor = os.open(path, flags, _OWNER_ONLY)
             try:
@@ -143,7 +143,7 @@ def _is_left(path: Path) -> bool:
 
 def _hidden(folder: Path) -> list[Path]:
     with os.scandir(folder) as listing:
-        left = [Path(e.path) for e in listing if e.name.startswith(f".{_PREFIX}") and e.name.endswith(_HIDDEN_SUFFIX)]
+        left = [Path(e.path) for e in listing if e.name.startswith(f".{PREFIX}") and e.name.endswith(_HIDDEN_SUFFIX)]
     return sorted(left)
 
 
@@ -190,7 +190,7 @@ def _is_locked_by_us(descriptor: int, path: Path) -> bool:
 
 
 def _visible(path: Path) -> Path:
-    return path.with_name(path.name.removeprefix(".").removesuffix(_HIDDEN_SUFFIX) + _SUFFIX)
+    return path.with_name(path.name.removeprefix(".").removesuffix(_HIDDEN_SUFFIX) + SUFFIX)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -25,6 +25,7 @@ from jobs.engine.landing import (
     content_hashes,
     is_being_written,
     is_expected,
+    is_there,
     list_files,
     passed_over,
 )
@@ -199,8 +200,16 @@ def ignored(run: Run, source: Source) -> list[str]:
 
 def next_batch(run: Run, source: Source, decided: History, listed: Sequence[LandingFile]) -> list[FileEvent]:
     """What to take from the landing folder after all that was decided before; empty if nothing is new."""
-    is_looked_for = partial(is_expected, patterns=_landing(run, source)[1])
+    is_looked_for = partial(_is_looked_for, run, source, _landing(run, source)[1])
     return plan(decided, listed, partial(_contents, run, source), partial(_is_as_it_was_read, source), is_looked_for)
+
+
+def _is_looked_for(run: Run, source: Source, patterns: list[str], path: str) -> bool:
+    """Whether a file would be listed if it were there: also one that is not there, whatever the patterns once were."""
+    if is_expected(path, patterns):
+        return True
+    places = [f"{run.settings.landing}/{path}", *([f"/{path}"] if source.one_file else [])]
+    return not any(is_there(run.spark, place) for place in places)
 
 
 def _is_as_it_was_read(source: Source, event: FileEvent) -> bool:

@@ -3,7 +3,9 @@
 from jobs import bronze, gold, silver
 from jobs.engine import documents
 from jobs.engine.context import Run
-from jobs.engine.sources import Source
+from jobs.engine.errors import ConfigurationError
+from jobs.engine.sources import SOURCES_FOLDER, Source, source_names
+from jobs.gold import gold_table
 
 
 def check(run: Run, source: Source) -> None:
@@ -11,6 +13,7 @@ def check(run: Run, source: Source) -> None:
 
     What takes seconds is passed over where the present code has made the tables: then it was looked at.
     """
+    _verify_name(run, source)
     bronze.check(run, source)
     gold.check(source)
     if not gold.is_of_present_code(run, source):
@@ -18,3 +21,23 @@ def check(run: Run, source: Source) -> None:
         silver.check(run, source)
     for document in source.documents.values():
         documents.folder_of(run.settings.output, document)
+
+
+def _verify_name(run: Run, source: Source) -> None:
+    """Raises ConfigurationError if a table of its was published from a source that is not declared any more.
+
+    Under another name, a source starts without its former rows, and would take them from those who read them.
+    """
+    states, declared = run.ledger.table_states(), source_names()
+    for name in source.publish:
+        if gold_table(source, name) in states:
+            continue
+        for path in states:
+            other = path.split("/")[1]
+            if path == f"gold/{other}/{name}" and other not in declared and run.lake.exists(path):
+                raise ConfigurationError(
+                    f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}: was published from the source {other!r}, "
+                    "which is not declared any more",
+                    f"call the source {other!r} again, whose rows the lakehouse has; or, if it is gone for good and "
+                    f"{source.name!r} takes its place, remove the folder {path} of the lakehouse",
+                )

@@ -6,6 +6,7 @@ import sys
 import traceback
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -118,10 +119,11 @@ def run(
         last_day = f"--to {to_day:%Y-%m-%d}" if to_day else "today (UTC)"
         raise ConfigurationError(f"--from {from_day:%Y-%m-%d} is after {last_day}", "give the earlier day to --from")
     console = new_console(to_stderr=as_json)
-    if sample_if_empty:
-        for one in sources:
-            _sample_if_empty(settings, one, console, is_named=bool(source))
     with alone(settings, "assay run", wait):
+        if wait:  # what was declared may have been changed meanwhile, and the code with it
+            sources = load_sources(source)
+        for one in sources if sample_if_empty else []:
+            _sample_if_empty(settings, one, console, is_named=bool(source))
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if from_day is not None:
             # A clock that was ahead once has dated what came after it ahead as well.
@@ -270,6 +272,8 @@ def run_layer(layer: Layer) -> NoReturn:
 
         console, settings, sources = new_console(), load_settings(), load_sources(source)
         with alone(settings, f"jobs/{layer}.py", wait):
+            if wait:
+                sources = load_sources(source)
             started = start_run(settings, console, verbose=verbose)
             _print(run_sources(started, sources, first=layer, until=layer), console, as_json=False)
 
@@ -314,13 +318,16 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
 
 def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is_named: bool) -> None:
     """Sample files for a source that has no files yet, and never had any: sample rows would join real ones."""
+    from api.parts import PREFIX
     from jobs.bronze import named_file
     from jobs.engine.places import local_path
 
     landing, bronze = (local_path(place) for place in (settings.landing, f"{settings.lakehouse}/bronze/{source.name}"))
     if landing is None or bronze is None or bronze.exists() or named_file(source):
         return
-    if not any((landing / source.name).glob("[!._]*")):
+    # What the service has received is under a hidden name for a while.
+    folder = landing / source.name
+    if not any(chain(folder.glob("[!._]*"), folder.glob(f".{PREFIX}*"))):
         _write_sample(settings, source.name, 100_000, 7, console, is_named=is_named)
 
 

@@ -29,6 +29,7 @@ from jobs.engine.errors import AssayError
 from jobs.engine.hadoop import hadoop_path, located
 from jobs.engine.ledger import ACCOUNTS, RULES, TableState
 from jobs.engine.listing import dotted, line, size, some, table
+from jobs.engine.readers import literal
 from jobs.engine.session import logs_before, session_settings
 from jobs.engine.sources import Source
 from jobs.engine.versions import any_version, data_files, is_forgotten, modified_at
@@ -218,7 +219,7 @@ def _tables(run: Run, sources: Sequence[Source]) -> list[str]:
     logs = [
         str(status.getPath().getParent().toString()).removeprefix(prefix)
         for pattern in ("*/*/_delta_log", "*/*/*/_delta_log")
-        for status in file_system.globStatus(hadoop_path(run.spark, f"{run.lake.root}/{pattern}")) or []
+        for status in file_system.globStatus(hadoop_path(run.spark, f"{literal(run.lake.root)}/{pattern}")) or []
     ]
     return sorted(path for path in logs if own.fullmatch(path))
 

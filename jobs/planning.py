@@ -80,7 +80,7 @@ class PublishPlan:
     `files` are the exports and folders of documents that are not what Postgres shows; those of tables that are to be
     computed anew are not known yet, and none if `files_unknown` says why they cannot be looked at. `release` is the
     number that the next release gets; None if `unknown` says why the last one cannot be seen. Nothing would be
-    published if the last one `is_foreign`: from another lakehouse.
+    published if the last one `is_foreign`, from another lakehouse, or this one `is_older` than that.
     """
 
     release: int | None = None
@@ -91,6 +91,12 @@ class PublishPlan:
     files: list[str] = field(default_factory=list)
     files_unknown: str | None = None
     is_foreign: bool = False
+    is_older: bool = False
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing would be published, whatever came out."""
+        return self.is_foreign or self.is_older
 
 
 @dataclass
@@ -109,7 +115,7 @@ class Plan:
         )
         publish = self.publish
         has_files = publish.files or publish.files_unknown
-        return not (has_work or publish.will or publish.may or has_files or publish.is_foreign)
+        return not (has_work or publish.will or publish.may or has_files or publish.is_refused)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -126,6 +132,8 @@ class Plan:
         """What a person may do about it."""
         if self.publish.is_foreign:
             return "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; or, to take over, assay run --take-over"
+        if self.publish.is_older:
+            return "bring back a newer copy of the lakehouse; or, to publish what it has, assay run --take-over"
         named = " ".join(f"--source {source.source}" for source in self.sources)
         if self.is_empty:
             return f"assay accounts {named}      where the rows of each file went"
@@ -143,6 +151,7 @@ class _LastRelease:
     number: int | None = None
     unknown: str | None = None
     is_foreign: bool = False
+    is_older: bool = False
     documents: dict[postgres.DocumentName, postgres.DocumentVersion] = field(default_factory=dict)
 
 
@@ -154,10 +163,11 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
     for source in sources:
         check(run, source)
     last = _last_release(run)
-    publishing, plans = PublishPlan(last.number, last.unknown, is_foreign=last.is_foreign), []
+    publishing = PublishPlan(last.number, last.unknown, is_foreign=last.is_foreign, is_older=last.is_older)
+    plans = []
     for source in sources:
         plans.append(_plan_source(run, source))
-        if not last.is_foreign:
+        if not publishing.is_refused:
             _plan_publishing(run, source, {item.table: item.why for item in plans[-1].refresh}, last, publishing)
     return Plan(plans, publishing)
 
@@ -288,10 +298,12 @@ def _last_release(run: Run) -> _LastRelease:
                 "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"
             ).fetchone()
             is_foreign = postgres.is_of_another(connection, run.ledger.identity())
+            is_older = postgres.is_older(connection, run.ledger.version())
             return _LastRelease(
                 postgres.published(connection),
                 number[0] if number else None,
                 is_foreign=is_foreign,
+                is_older=is_older and not is_foreign,
                 documents=postgres.published_documents(connection),
             )
     except AssayError as error:
@@ -399,6 +411,8 @@ def _grouped(head: str, tables: Collection[PlannedTable]) -> list[str]:
 def _publish_lines(plan: PublishPlan) -> list[str]:
     if plan.is_foreign:
         return [line("would refuse", "to publish: what is published in Postgres is from another lakehouse")]
+    if plan.is_older:
+        return [line("would refuse", "to publish: the lakehouse is older than what was last published from it")]
     lines = []
     release = f"as release {plan.release}" if plan.release else "as the next release"
     if plan.will:

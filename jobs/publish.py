@@ -130,6 +130,16 @@ def check_database(settings: Settings) -> None:
     given_database(settings)
 
 
+def check_lock(settings: Settings) -> None:
+    """Raises ConfigurationError if the lakehouse's lock would be one of this machine alone, and others can reach it."""
+    if local_path(settings.lakehouse) is None and settings.postgres.host is None:
+        raise ConfigurationError(
+            f"a lakehouse that is not on this machine ({settings.lakehouse}) is locked through Postgres, and that of "
+            "POSTGRES_HOST is the one that all others take",
+            "set POSTGRES_HOST, and POSTGRES_DB if it is not assay, the same for all that use the lakehouse",
+        )
+
+
 def running_database(settings: Settings) -> Database | None:
     """The same Postgres, for commands that only look: None if it is the embedded one and that is not running."""
     return given_database(settings) or running_embedded(settings.database)
@@ -149,13 +159,15 @@ def publish(
 
     The accounts of what changes are held against the tables first, and those of what the run has `refined`.
     A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
-    Raises AssayError if another lakehouse has published there, unless this one is to `take_over`: then all of it is.
+    Raises AssayError if another lakehouse has published there, or this one when it had read more, unless it is to
+    `take_over`: then all of it is.
     """
     items, lakehouse = {source.name: publications(run, source) for source in sources}, run.ledger.identity()
+    ledger_version = run.ledger.version()
     with postgres.connect(target) as connection:
         postgres.keep_others_off(connection)
         if not take_over:
-            postgres.verify_owner(connection, lakehouse)
+            postgres.verify_owner(connection, lakehouse, ledger_version)
         postgres.prepare(connection, reader_passwords(run.settings))
         # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
         is_foreign = postgres.is_of_another(connection, lakehouse)
@@ -193,10 +205,18 @@ def publish(
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
         verify_held()
+        if changed:  # Postgres has its release on the disk when it says so, and is not to be ahead of the lakehouse
+            run.lake.sync()
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
                 release_id = postgres.release(
-                    connection, run.run_id, lakehouse, changed, unchanged, take_over=take_over
+                    connection,
+                    run.run_id,
+                    lakehouse,
+                    changed,
+                    unchanged,
+                    ledger_version=ledger_version,
+                    take_over=take_over,
                 )
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})

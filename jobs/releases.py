@@ -180,7 +180,10 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
             verify_held()
             refused = f"the rows of release {to} do not fit its key as it is declared now; {_UNTOUCHED}"
             with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
-                report.release_id = postgres.release(connection, run.run_id, run.ledger.identity(), items, [], to)
+                lakehouse, version = run.ledger.identity(), run.ledger.version()
+                report.release_id = postgres.release(
+                    connection, run.run_id, lakehouse, items, [], to, ledger_version=version
+                )
                 assert report.release_id is not None
                 postgres.withhold(connection, _withheld(run, declared, last, wanted, moved))
                 moved_names = [source.name for source in moved]
@@ -236,7 +239,7 @@ class _Declared:
 def _wanted(run: Run, connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
     """What the release holds. Raises AssayError if there is no such one, or if it is not from this lakehouse."""
     lakehouse = run.ledger.identity()
-    postgres.verify_owner(connection, lakehouse)
+    postgres.verify_owner(connection, lakehouse, run.ledger.version())
     if postgres.is_of_another(connection, lakehouse, to):
         raise AssayError(
             f"release {to} was published from another lakehouse than {run.settings.lakehouse}; {_UNTOUCHED}",

@@ -17,6 +17,7 @@ from jobs import bronze, gold, publish, silver
 from jobs.balance import verify_accounts
 from jobs.bronze import BronzeReport
 from jobs.checks import check
+from jobs.engine import id_secret
 from jobs.engine.batches import Status
 from jobs.engine.context import Run
 from jobs.engine.listing import some
@@ -176,6 +177,12 @@ def _describe(run: Run, source: Source, refined: _Refined, summary: Summary) -> 
         line.dedup, line.superseded = line.dedup + made.rows_deduplicated, made.rows_superseded
     elif read.rows_read:
         line.rows_in, line.written = read.rows_read, read.rows_read - read.rows_deduplicated
+    if made and made.has_new_ids:
+        place = id_secret.path(run.lake, source.name)
+        summary.warnings.append(
+            f"{source.name}: the secret of its ids was gone, so all records have new ones; for the former, put that "
+            f"secret into {place} again, and run"
+        )
     summary.sources.append(line)
     summary.set_aside += [f"{event.source_file}: {event.reason}" for event in read.rejected]
     if line.quarantined:

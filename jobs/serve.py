@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from api import parts
 from api.config import ServiceConfig
 from api.database import PUBLISH_FIRST, DatabaseUnavailable
 from api.errors import CannotStartError, WrongConfigurationError
@@ -10,8 +11,10 @@ from api.server import serve as serve_http
 from jobs.engine import embedded
 from jobs.engine.database import read_password
 from jobs.engine.errors import AssayError, ConfigurationError
+from jobs.engine.landing import is_expected
 from jobs.engine.places import local_path
 from jobs.engine.settings import Settings
+from jobs.engine.sources import SOURCES_FOLDER, load_sources
 from jobs.publish import given_database
 
 ROLE = ServiceConfig.role
@@ -27,6 +30,7 @@ def serve(settings: Settings, host: str, port: int, keys: str | None, rate_limit
     if landing is None:
         message = f"entries can only be received into a local landing folder, not {settings.landing}"
         raise ConfigurationError(message, "set ASSAY_LANDING to a folder of this machine that the runs read as well")
+    _verify_is_read()
     find_database = database_finder(settings)
     try:
         config = ServiceConfig(
@@ -43,6 +47,17 @@ def serve(settings: Settings, host: str, port: int, keys: str | None, rate_limit
         raise ConfigurationError(error.message, error.hint) from None
     except CannotStartError as error:
         raise AssayError(error.message, error.hint) from None
+
+
+def _verify_is_read() -> None:
+    """Raises ConfigurationError if no run would read what is received."""
+    received, patterns = f"{MEMBERS}/{parts.PREFIX}1{parts.SUFFIX}", load_sources([MEMBERS])[0].patterns
+    if not is_expected(received, patterns):
+        raise ConfigurationError(
+            f"{SOURCES_FOLDER / MEMBERS}.yaml: entries are received into files such as {received}, and only "
+            f"{', '.join(patterns)} would be read",
+            f"let a pattern match them: {MEMBERS}/*{parts.SUFFIX}",
+        )
 
 
 def database_finder(settings: Settings) -> Callable[[], str]:

@@ -46,10 +46,14 @@ class SilverReport:
     rows_deduplicated: int = 0
     rows_superseded: int = 0
     rules: list[gate.RuleResult] = field(default_factory=list)
+    has_new_ids: bool = False
+    """Whether the secret of the source's ids was gone, so that records that had one have got another."""
 
     def plus(self, other: "SilverReport") -> "SilverReport":
         """Both together; of a rule that both looked at, what it found in all."""
-        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "rules"}
+        counts = {
+            f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name.startswith("rows_")
+        }
         rules: dict[tuple[str, str], gate.RuleResult] = {}
         for found in (*self.rules, *other.rules):
             before = rules.get(key := (found.table, found.rule.name))
@@ -161,7 +165,7 @@ def refine(run: Run, source: Source) -> SilverReport | None:
     """Brings the parsed silver tables and their quarantines up to date with bronze; None if they are."""
     if not any(run.lake.exists(bronze_table(source, raw)) for raw in source.raw):
         return None
-    _see_to_settings(run, source)
+    has_new_ids = _see_to_settings(run, source)
     reports: list[SilverReport] = []
     for table, raw in source.parsed_tables.items():
         if run.lake.exists(bronze_table(source, raw)):
@@ -173,22 +177,27 @@ def refine(run: Run, source: Source) -> SilverReport | None:
             reports += passes
         # Also where all files that bronze has rows of were set aside while they were read.
         _make_empty(run, source, table)
-    return reduce(SilverReport.plus, reports) if reports else None
+    return replace(reduce(SilverReport.plus, reports), has_new_ids=has_new_ids) if reports else None
 
 
-def _see_to_settings(run: Run, source: Source) -> None:
+def _see_to_settings(run: Run, source: Source) -> bool:
     """Has all rows parsed anew if they were with other settings than the present ones; makes a secret where none is.
+
+    Returns whether it is another secret than rows have ids of.
 
     Otherwise old rows would be in one time zone and new ones in another, or have two ids, and count twice. What is to
     be done is written down before what has been seen, for a crash in between.
     """
-    needs_secret = any(_needs_secret(source, table) for table in source.parsed_tables)
-    if needs_secret and id_secret.find(run.lake, source.name) is None:
+    with_ids = [table for table in source.parsed_tables if _needs_secret(source, table)]
+    is_new = bool(with_ids) and id_secret.find(run.lake, source.name) is None
+    if is_new:
         id_secret.make(run.lake, source.name)
+        run.lake.sync()
     otherwise = _parsed_otherwise(run, source)
     if request := _all_anew(run, source, otherwise, run.ledger.history(source.name)):
         run.ledger.ask(source.name, request.kind, request.batches)
     run.ledger.record_table_states(otherwise)
+    return is_new and any(done_through(run, source, table) for table in with_ids)
 
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
@@ -254,12 +263,15 @@ def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:
 
 
 def _settings_of(run: Run, source: Source, table: str) -> str:
-    """A fingerprint of what a table is parsed with, beside bronze and code; empty if that is nothing."""
+    """A fingerprint of what a table is parsed with, beside bronze and code, and of which of its rows stay."""
+    declared = source.tables[table]
+    which_stay = {name: getattr(declared, name) for name in ("key", "keep", "order_by", "rebuild")}
+    which_stay["full_extract"] = source.raw[source.parsed_tables[table]].full_extract
     named, settings = input_names(source.silver_transform(table)), source.settings()
     found = {name: settings[name] for name in named if name in settings}
     if _needs_secret(source, table) and (secret := id_secret.find(run.lake, source.name)):
         found[id_secret.PARAMETER] = secret
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16] if found else ""
+    return hashlib.sha256(json.dumps([found, which_stay], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _make_empty(run: Run, source: Source, table: str) -> None:

@@ -14,6 +14,13 @@ export SPARK_WORKER_CORES=${SPARK_WORKER_CORES:-1} SPARK_WORKER_MEMORY=${SPARK_W
 workers=${CLUSTER_WORKERS:-2} page=http://127.0.0.1:$SPARK_MASTER_WEBUI_PORT logs=data/logs
 mkdir -p -m 700 "$logs"  # texts of exceptions may quote rows
 
+# Else its workers would go to that one, and its jobs with them.
+if said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1); then
+  printf 'error: %s\n' "another cluster is there: $said" \
+    "end it, or name other ports: SPARK_MASTER_PORT, SPARK_MASTER_WEBUI_PORT" >&2
+  exit 1
+fi
+
 processes=()
 stop() { kill "${processes[@]}" 2>/dev/null || true; wait "${processes[@]}" 2>/dev/null || true; }
 trap stop EXIT
@@ -25,6 +32,7 @@ for number in $(seq "$workers"); do
   processes+=($!)
 done
 for _ in $(seq 60); do
+  kill -0 "${processes[0]}" 2>/dev/null || { said="the master has ended"; break; }
   said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1) && [[ $said == *", $workers worker(s)" ]] && break
   sleep 1
 done

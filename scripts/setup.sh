@@ -15,6 +15,18 @@ with_uv() { "$UV" "$@" 2>/dev/null || UV_SYSTEM_CERTS=true "$UV" "$@"; }
 source scripts/java.sh
 require_java
 
+# One at a time; who had to wait for another one need not do it again.
+exec 9>.setup.lock
+"$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+is_done() {
+  local file
+  for file in requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh; do
+    [ .venv/.ready -nt "$file" ] || return 1
+  done
+  [ -e .jars/.ready ]
+}
+if is_done; then exit; fi
+
 if [ ! -x "$(command -v "$UV" 2>/dev/null)" ]; then
   echo "setup: fetching uv $UV_VERSION into .tools/"
   "$PYTHON" -m venv .tools || fail "'$PYTHON -m venv' failed; on Debian: sudo apt install python3-venv"
@@ -31,11 +43,15 @@ with_uv pip install --quiet --no-deps --python .venv/bin/python --editable . ||
   fail "Assay itself could not be installed into .venv (see above)"
 
 echo "setup: jars into .jars/ (conf/jars.xml)"
+rm -rf .jars.new  # which becomes .jars when all are there: half a jar, of a full disk, would stay
 ivy=$(.venv/bin/python -c 'import pathlib, pyspark; print(*pathlib.Path(pyspark.__file__).parent.glob("jars/ivy-*.jar"))')
 "$JAVA" -Dassay.jars.cache="$PWD/.tools/ivy" -jar "$ivy" -settings conf/jars-settings.xml -ivy conf/jars.xml \
-  -retrieve '.jars/[artifact]-[revision].[ext]' -sync -warn >.tools-ivy.log 2>&1 ||
+  -retrieve '.jars.new/[artifact]-[revision].[ext]' -warn >.tools-ivy.log 2>&1 ||
   { cat .tools-ivy.log >&2; rm -f .tools-ivy.log
     fail "the jars of conf/jars.xml could not be fetched (the module and the address are named above)" \
          "check the network or the proxy, or name your mirror in conf/jars-settings.xml, then call make setup again"; }
 rm -f .tools-ivy.log
+rm -rf .jars
+mv .jars.new .jars
+touch .jars/.ready .venv/.ready
 echo "setup: done"

@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 source scripts/spark.sh
 
 # Off: its REST port would take jobs from anybody, and Assay submits none that way.
-export SPARK_MASTER_OPTS="-Dspark.master.rest.enabled=false ${SPARK_MASTER_OPTS:-}"
+# And no other port where one is taken: workers and drivers would find whose that is, perhaps another cluster.
+export SPARK_MASTER_OPTS="-Dspark.master.rest.enabled=false -Dspark.port.maxRetries=0 ${SPARK_MASTER_OPTS:-}"
 
 exec "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.master.Master \
   --host "$SPARK_LOCAL_IP" --port "${SPARK_MASTER_PORT:-7077}" --webui-port "${SPARK_MASTER_WEBUI_PORT:-8080}"

@@ -142,6 +142,19 @@ def test_the_health_check_tells_what_is_up(cluster: Cluster, worker_host: list[s
     assert says in checked.stdout + checked.stderr
 
 
+def test_a_second_cluster_where_one_is_starts_nothing(cluster: Cluster) -> None:
+    ports = {"SPARK_MASTER_WEBUI_PORT": cluster.web_page.rpartition(":")[2]}
+    second = subprocess.run(
+        [SCRIPTS / "cluster.sh", "true"],
+        env=without_spark(os.environ) | ports,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 1
+    assert f"error: another cluster is there: alive: {cluster.url}, 2 worker(s)" in second.stderr
+
+
 def test_spark_submit_runs_all_sources_on_the_cluster_as_a_local_run_does(
     cluster: Cluster, sample: Sample, tmp_path: Path, database: Database
 ) -> None:

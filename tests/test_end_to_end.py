@@ -246,7 +246,9 @@ def test_without_the_secret_of_its_ids_a_lakehouse_makes_them_all_anew(lab: Lab)
         lab.run(contacts)
     assert "once the file is removed" in str(error.value)
     secret.unlink()
-    assert lab.run(contacts).release_id == 2
+    anew = lab.run(contacts)
+    assert anew.release_id == 2
+    assert "contacts: the secret of its ids was gone, so all records have new ones" in anew.warnings[0]
     assert secret.read_text() != known
     second = lab.query(ids)
     assert (len(second), set(second) & set(first)) == (3, set()), "the same record is still the same contact"

@@ -56,6 +56,7 @@ def rollback(
     target = existing_database(settings)
     if target is None:
         raise AssayError(f"there is no release {to}: nothing has been published here", "publish it with `assay run`")
+    publish.check_lock(settings)
     with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: target):
         run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
         report = roll_back(run, sources, target, to, dry_run=dry_run)

@@ -11,8 +11,9 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from jobs.engine.delta import Lakehouse
+from jobs.engine.errors import ConfigurationError
 from jobs.engine.ledger import Ledger
-from jobs.engine.places import local_path
+from jobs.engine.places import is_uri, local_path
 from jobs.engine.progress import Steps
 from jobs.engine.session import FEW_BYTES, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, start_session
 from jobs.engine.settings import Settings
@@ -45,8 +46,20 @@ def start_run(settings: Settings, console: Console, *, quiet: bool = False, verb
         log = None if verbose else settings.logs / f"spark-{started_at:%Y%m%dT%H%M%SZ}.log"
         spark = start_session(master=settings.master, spark_settings=spark_settings, log=log)
         steps.spark = spark
+        _verify_places(settings, spark)
     lake = Lakehouse(spark, settings.lakehouse)
     return Run(spark, settings, run_id, started_at, lake, Ledger(lake, run_id, started_at), steps)
+
+
+def _verify_places(settings: Settings, spark: SparkSession) -> None:
+    """Raises ConfigurationError if Spark would look for a path of this machine in another file system."""
+    default = str(spark._jsc.hadoopConfiguration().get("fs.defaultFS"))
+    plain = [p for p in (settings.landing, settings.lakehouse, settings.output) if local_path(p) and not is_uri(p)]
+    if plain and not default.startswith("file:"):
+        raise ConfigurationError(
+            f"{plain[0]} is a path of this machine, and Hadoop's settings (HADOOP_CONF_DIR) lead to {default}",
+            f"write which one is meant, file:{plain[0]} or a URI of the other; or unset HADOOP_CONF_DIR",
+        )
 
 
 def _has_little(settings: Settings) -> bool:

@@ -50,8 +50,10 @@ class Database:
 
         Everybody on a machine can read what its processes were started with.
         """
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(f"*:*:*:{self.user}:{self.password}\n")
+        line = f"*:*:*:{self.user}:{self.password}\n"
+        if not file.exists() or file.read_text() != line:  # another psql may be reading it
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+                stream.write(line)
         # Without an empty one, the password of PGPASSWORD would go before the file's, perhaps that of another server.
         own = {"hostaddr": self.host, **_WITHOUT_TLS} if self.is_own else {}
         return f"{self.url()}?{urlencode({'password': '', 'passfile': str(file), **own}, quote_via=quote)}"
@@ -69,6 +71,8 @@ class Database:
             user=self.user,
             password=self.password,
             connect_timeout=10,
+            # Of a database that does not say what its texts are written in, psycopg would give bytes.
+            client_encoding="utf8",
             application_name="assay",
             # Not the one of PGHOSTADDR, where Java's driver would not go.
             hostaddr=self.host if self.is_own else "",

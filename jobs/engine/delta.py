@@ -1,5 +1,6 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
 from jobs.engine.hadoop import located
 from jobs.engine.listing import dotted
 from jobs.engine.local_rows import LocalRows, Rows, no_rows
+from jobs.engine.places import local_path
 from jobs.engine.readers import spark_paths
 from jobs.engine.session import FEW_BYTES
 
@@ -111,6 +113,11 @@ class Lakehouse:
         version = int(self._snapshot(table).version())
         return None if version < 0 else version
 
+    def sync(self) -> None:
+        """Waits until a lakehouse on this machine is on its disks: Delta itself does not."""
+        if local_path(self.root) is not None:
+            os.sync()
+
     def size(self, table: str) -> int:
         """How many bytes the files of a table's newest version have; 0 if there is no table yet."""
         snapshot = self._snapshot(table)
@@ -200,12 +207,13 @@ class Lakehouse:
         For a frame that is used several times. Unlike cached rows these need no memory, and a later step reads only the
         columns it names and need not plan the whole computation again.
         """
-        path = self.path(f"ops/scratch/{name}")
+        relative = f"ops/scratch/{name}"
+        path = self.path(relative)
         # Read once or twice: what makes files smaller, but writing slower, does not pay.
         fast = {"compression": "lz4", "parquet.enable.dictionary": "false"}
         frame.write.mode("overwrite").options(**fast).parquet(path)
         try:
-            yield self.spark.read.schema(frame.schema).parquet(path)
+            yield self.spark.read.schema(frame.schema).parquet(*spark_paths(self.root, [relative]))
         finally:
             file_system, scratch = located(self.spark, path)
             file_system.delete(scratch, True)

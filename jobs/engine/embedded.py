@@ -326,6 +326,8 @@ def _system_user(folder: Path) -> pwd.struct_passwd:
     One process at a time makes it: of two useradd that both find no such user, the second gives the one that the first
     has made another number, and a server that was started meanwhile is of no user any longer.
     """
+    with suppress(KeyError):
+        return pwd.getpwnam(SYSTEM_USER)
     with _held(USERS, os.O_RDONLY, folder):
         return _made_system_user()
 

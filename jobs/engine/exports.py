@@ -10,6 +10,7 @@ from pyspark.sql.types import DateType
 
 from jobs.engine.errors import AssayError
 from jobs.engine.hadoop import hadoop_path, located, read_text
+from jobs.engine.publication import as_postgres_writes_it
 from jobs.engine.session import java_class
 from jobs.engine.sources import Export
 
@@ -63,9 +64,9 @@ def write(frame: DataFrame, folder: str, export: Export, checksum: str) -> None:
 
 
 def _texts(frame: DataFrame) -> list[Column]:
-    """The columns; days as Postgres writes them, and not with a sign before a year of five digits."""
+    """The columns; days as Postgres writes them."""
     days = {field.name for field in frame.schema if isinstance(field.dataType, DateType)}
-    return [F.ltrim(F.col(c).cast("string"), F.lit("+")) if c in days else F.col(c) for c in frame.columns]
+    return [as_postgres_writes_it(c) if c in days else F.col(c) for c in frame.columns]
 
 
 def _origin(export: Export, checksum: str) -> str:

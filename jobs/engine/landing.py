@@ -104,6 +104,14 @@ def passed_over(spark: SparkSession, root: str, patterns: Sequence[str]) -> list
     return sorted(path for path in found if not is_being_written(Path(path).name))
 
 
+def is_there(spark: SparkSession, place: str) -> bool:
+    """Whether there is a file, or a folder, of that name."""
+    if (path := local_path(place)) is not None:
+        return os.path.exists(path)
+    file_system, file = located(spark, place)
+    return bool(file_system.exists(file))
+
+
 def is_expected(path: str, patterns: Iterable[str]) -> bool:
     """Whether a file matches one of the patterns, or a folder (`x/`) leads to what one of them matches."""
     if not path.endswith("/"):  # to fnmatch, a `*` may stand for several folders

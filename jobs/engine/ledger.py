@@ -106,6 +106,10 @@ class Ledger:
         """What tells this lakehouse from all others: that of the one table which nothing can make anew."""
         return self._lake.identity(FILES)
 
+    def version(self) -> int:
+        """The version of the same table: if it is less than it was, the lakehouse was brought back from a backup."""
+        return self._lake.version(FILES) or 0
+
     def load(self, sources: Sequence[str]) -> None:
         """Reads what a run of these sources asks for first, at once: planning, which takes longest, uses one core."""
         with ThreadPoolExecutor(max_workers=3) as pool:

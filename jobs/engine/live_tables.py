@@ -29,6 +29,13 @@ def bring(connection: psycopg.Connection[Any], item: Publication) -> None:
     _complete(connection, item)
 
 
+def keeps_readers_off(connection: psycopg.Connection[Any], item: Publication) -> bool:
+    """Whether a live table gets other columns or another key: its readers wait then until the transaction ends."""
+    found = column_types(connection, item.full_name)
+    is_as_declared = found == column_types(connection, f"{STAGING}.{item.staging_name}")
+    return bool(found) and not (is_as_declared and item.key in _keys(connection, item).values())
+
+
 def row_count(connection: psycopg.Connection[Any], item: Publication) -> int:
     """How many rows the live table has."""
     return _count(connection, item.live)

@@ -10,13 +10,15 @@ from typing import Any, LiteralString, NamedTuple
 import psycopg
 from psycopg import sql
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import DataFrame, Observation, Row
+from pyspark.sql import Column, DataFrame, Observation, Row
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StructField, TimestampType
 
 from jobs.engine import live_tables
 from jobs.engine.database import Database, first_line
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.fingerprints import Fingerprint, fingerprint, metrics
-from jobs.engine.publication import STAGING, Publication
+from jobs.engine.publication import STAGING, Publication, as_postgres_writes_it
 from jobs.engine.session import PROJECT
 
 ROLES = tuple(live_tables.READERS.values())
@@ -272,7 +274,7 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> Fin
     """
     observed = Observation()
     # Not by the option numPartitions, for which Spark plans the rows anew, and nothing is observed.
-    rows = frame.observe(observed, *metrics(frame)).coalesce(_MOST_CONNECTIONS)
+    rows = frame.observe(observed, *metrics(frame)).select(*map(_sent, frame.schema)).coalesce(_MOST_CONNECTIONS)
     writer = rows.write.format("jdbc").mode("append")
     writer = writer.options(
         url=database.jdbc_url,
@@ -310,6 +312,15 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> Fin
     return fingerprint(observed.get)
 
 
+def _sent(field: StructField) -> Column:
+    """A column as it is sent: days and times as text, for in JDBC's calendar 1582-10-05 to 14 are missing."""
+    if isinstance(field.dataType, DateType):
+        return as_postgres_writes_it(field.name)
+    if isinstance(field.dataType, TimestampType):
+        return F.concat(as_postgres_writes_it(field.name), F.lit("+00")).alias(field.name)
+    return F.col(field.name)
+
+
 def release(
     connection: psycopg.Connection[Any],
     run_id: str,
@@ -318,25 +329,29 @@ def release(
     unchanged: Sequence[Publication],
     rolled_back_to: int | None = None,
     *,
+    ledger_version: int = 0,
     take_over: bool = False,
 ) -> int | None:
     """Makes every changed table match its staging table and records the release, all in the caller's transaction.
 
     Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one,
-    but for those that were dropped since, and those of another lakehouse.
-    Raises AssayError if another lakehouse has published meanwhile, unless this one is to `take_over`.
+    but for those that were dropped since, and those of another lakehouse. `ledger_version` is that of this one.
+    Raises AssayError if another one has published meanwhile, or this one when it had read more, unless it is to
+    `take_over`.
     """
     if not changed:
         return None
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
     if not take_over:
-        verify_owner(connection, lakehouse)
-    for item in changed:
+        verify_owner(connection, lakehouse, ledger_version)
+    # What keeps readers off a table until the release is made comes last.
+    for item in sorted(changed, key=lambda item: live_tables.keeps_readers_off(connection, item)):
         with _said_of(item):
             live_tables.bring(connection, item)
     newest = connection.execute(
-        "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse) VALUES (%s, %s, %s) RETURNING release_id",
-        [run_id, rolled_back_to, lakehouse],
+        "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse, ledger_version) VALUES (%s, %s, %s, %s) "
+        "RETURNING release_id",
+        [run_id, rolled_back_to, lakehouse, ledger_version],
     ).fetchone()
     assert newest is not None
     named = [*changed, *unchanged]
@@ -357,8 +372,10 @@ def release(
     return int(newest[0])
 
 
-def verify_owner(connection: psycopg.Connection[Any], lakehouse: str) -> None:
+def verify_owner(connection: psycopg.Connection[Any], lakehouse: str, ledger_version: int) -> None:
     """Raises AssayError if the newest release was published from another lakehouse, which would not know of the next.
+
+    Or from this one when it had read more: brought back from a backup, it would take out what came since.
 
     Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
     set. So a database has one lakehouse; what it holds from before that was recorded is anybody's.
@@ -370,6 +387,22 @@ def verify_owner(connection: psycopg.Connection[Any], lakehouse: str) -> None:
             "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; if this lakehouse is to take the other one's place: "
             "assay run --take-over",
         )
+    if is_older(connection, ledger_version):
+        raise AssayError(
+            "the lakehouse is older than what was last published from it: it has read less; nothing was published",
+            "bring back a newer copy of it; or deliver again what was read since, and let it take the place of what is "
+            "published: assay run --take-over",
+        )
+
+
+def is_older(connection: psycopg.Connection[Any], ledger_version: int) -> bool:
+    """Whether the ledger of the lakehouse was at a greater version when the newest release was made."""
+    if not has_tables(connection, *RELEASES):
+        return False
+    row = connection.execute(
+        "SELECT to_jsonb(r) ->> 'ledger_version' FROM ops.releases AS r ORDER BY release_id DESC LIMIT 1"
+    ).fetchone()
+    return row is not None and int(row[0] or 0) > ledger_version
 
 
 @contextmanager
@@ -483,7 +516,12 @@ def _make_role(connection: psycopg.Connection[Any], role: str, password: str | N
     """Makes a role unless it is there; whether it was made."""
     if _has_role(connection, role):
         return False
-    connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
+    try:
+        with connection.transaction():
+            connection.execute(create)
+    except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        return False  # roles are the server's, and who publishes to another database of it was quicker
     if role == live_tables.READERS["gold"]:  # `assay serve` reads as the publisher in this role
         connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
     return True

@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 from psycopg import sql
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
     BooleanType,
@@ -97,6 +98,11 @@ def publication(name: str, table: PublishedTable, state: TableState, frame: Data
         for field in frame.schema
     }
     return Publication(name, table, state, types)
+
+
+def as_postgres_writes_it(time: str) -> Column:
+    """A DATE, or TIMESTAMP without its zone, as text: not with a sign before a year of five digits."""
+    return F.ltrim(F.col(time).cast("string"), F.lit("+")).alias(time)
 
 
 def _postgres_type(kind: DataType, place: str) -> str:

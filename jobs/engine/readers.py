@@ -161,9 +161,14 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def literal(path: str) -> str:
+    """A path as a pattern of Hadoop: in a name, `[`, `{`, `*` and `?` stand for themselves."""
+    return _GLOB_CHARACTERS.sub(r"\\\1", path)
+
+
 def spark_paths(root: str, paths: Iterable[str]) -> list[str]:
-    """Spark takes paths for patterns: in a file's name, `[`, `{`, `*` and `?` stand for themselves."""
-    return [_GLOB_CHARACTERS.sub(r"\\\1", f"{root.rstrip('/')}/{path}") for path in paths]
+    """Spark takes paths for patterns."""
+    return [literal(f"{root.rstrip('/')}/{path}") for path in paths]
 
 
 def column_names(header: Iterable[str], columns: Iterable[str], aliases: Mapping[str, str]) -> list[str]:

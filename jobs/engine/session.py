@@ -1,6 +1,8 @@
 """The Spark session: the one that spark-submit made, or a local one with the same settings file."""
 
 import atexit
+import locale
+import math
 import os
 import re
 import shlex
@@ -60,6 +62,7 @@ _OF_SERVICES = (
 _LOG_NAME = re.compile(r"spark-[\w-]+\.log")
 _LOG_OF_COMMAND = re.compile(r"spark-\d{8}T\d{6}Z\.log")
 # Java starts with one collector, and reads an archive of classes or writes one.
+_JAVA_READS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 _ONLY_ONE = re.compile(r"-XX:\+Use\w+GC\b"), re.compile(r"-XX:(ArchiveClassesAtExit|SharedArchiveFile)=.*")
 
 
@@ -78,9 +81,11 @@ def start_session(
         if not joins:
             settings = meanwhile.enter_context(_settings_file(spark_settings or {}))
             os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(_submit_arguments(master, settings))
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+            # What another program's workers are to use lacks what Assay needs; those of a cluster have it elsewhere.
+            if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
+                os.environ["PYSPARK_PYTHON"] = sys.executable
             os.environ["SPARK_HOME"] = str(_own_spark())  # never another one that is on this machine
-            if not re.search("utf-?8", _locale(), re.IGNORECASE):
+            if not re.search("utf-?8", _character_set(), re.IGNORECASE):
                 os.environ["LC_ALL"] = "C.UTF-8"  # else Java finds no file whose name has other letters than ASCII
             # Driver and executors share this machine then; a host name that resolves oddly must not matter.
             if master.startswith(("local", "spark://127.0.0.1", "spark://localhost")):
@@ -117,9 +122,16 @@ def _session(log: Path | None) -> SparkSession:
     return spark
 
 
-def _locale() -> str:
-    """What a process that is started takes names of files to be written in."""
-    return next((found for name in ("LC_ALL", "LC_CTYPE", "LANG") if (found := os.environ.get(name))), "C")
+def _character_set() -> str:
+    """What a process that is started takes names of files to be written in; empty if there is no such locale."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "")
+        return locale.nl_langinfo(locale.CODESET)
+    except locale.Error:
+        return ""
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def _own_spark() -> Path:
@@ -251,7 +263,7 @@ def _java_options(own: str) -> str:
     usual = _default(PROJECT / _DEFAULTS, JAVA_OPTIONS).replace("=conf/", f"={PROJECT.as_uri()}/conf/").split()
     usual = [re.sub(r"(?<==)\.jars/.*", lambda file: shlex.quote(f"{PROJECT}/{file[0]}"), option) for option in usual]
     for alternatives in _ONLY_ONE:
-        if alternatives.search(own):
+        if alternatives.search(" ".join([own, *[os.environ.get(name, "") for name in _JAVA_READS]])):
             usual = [option for option in usual if not alternatives.fullmatch(option)]
     return " ".join([*usual, own]).strip()
 
@@ -324,9 +336,10 @@ def _opened(log: Path) -> BinaryIO:
     folder.mkdir(mode=0o700, exist_ok=True)
     entries = list(folder.iterdir())
     earlier = [entry for entry in entries if _LOG_NAME.fullmatch(entry.name) and _is_own_file(entry)]
-    with suppress(PermissionError):  # of a file system that has no such modes
-        for entry in earlier:
+    for entry in earlier:
+        with suppress(PermissionError, FileNotFoundError):  # no such modes there, or removed by maintenance
             entry.chmod(0o600)
+    with suppress(PermissionError):
         if earlier and len(earlier) == len(entries):
             folder.chmod(0o700)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -339,9 +352,19 @@ def logs_before(folder: Path, time: datetime) -> list[Path]:
     """This user's logs of commands in the folder that nothing was written to since."""
     entries = folder.iterdir() if folder.is_dir() else []
     own = [entry for entry in entries if _LOG_OF_COMMAND.fullmatch(entry.name) and _is_own_file(entry)]
-    return sorted(log for log in own if log.stat().st_mtime < time.timestamp())
+    return sorted(log for log in own if _modified_at(log) < time.timestamp())
+
+
+def _modified_at(log: Path) -> float:
+    """In seconds; infinity if it was removed meanwhile."""
+    with suppress(FileNotFoundError):
+        return log.stat().st_mtime
+    return math.inf
 
 
 def _is_own_file(path: Path) -> bool:
-    status = path.lstat()
+    try:
+        status = path.lstat()
+    except FileNotFoundError:  # removed since it was listed
+        return False
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()

@@ -469,7 +469,7 @@ def load_sources(names: list[str] | None = None) -> list[Source]:
     Raises ConfigurationError naming the file, the key and what was expected, or the names there are; also if two
     sources, be they asked for or not, would write the same table or file.
     """
-    files = {file.stem: file for file in sorted((PROJECT / SOURCES_FOLDER).glob("*.yaml"))}
+    files = _files()
     for name in names or []:
         if name not in files:
             raise ConfigurationError(f"no source is called {name!r}", f"sources: {', '.join(files)}")
@@ -480,6 +480,15 @@ def load_sources(names: list[str] | None = None) -> list[Source]:
                 others.append(_load(file))
     _verify_apart([*wanted, *others])
     return wanted
+
+
+def source_names() -> set[str]:
+    """Of all sources that are declared."""
+    return set(_files())
+
+
+def _files() -> dict[str, Path]:
+    return {file.stem: file for file in sorted((PROJECT / SOURCES_FOLDER).glob("*.yaml"))}
 
 
 def _verify_apart(sources: Sequence[Source]) -> None:

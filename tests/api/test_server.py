@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -372,6 +373,14 @@ def test_help_has_an_example_for_every_option_and_the_defaults_of_the_service() 
         assert f"Example: {option} " in shown
     for default in ("127.0.0.1", "5000", RATE_LIMIT, str(ROLL_SECONDS)):
         assert f"[default: {default}" in shown
+
+
+def test_what_no_run_would_read_is_not_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = SimpleNamespace(patterns=["crm/*.log"])
+    monkeypatch.setattr("jobs.serve.load_sources", lambda _: [elsewhere])
+    monkeypatch.setenv("ASSAY_LANDING", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"members/received-1\.log, and only crm/\*\.log would be read"):
+        serve(load_settings(), "127.0.0.1", 0, None, RATE_LIMIT, ROLL_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The command line as a user meets it: help, exit codes, and errors that say what to do."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Never
 
@@ -14,9 +17,11 @@ from rich.console import Console
 
 from jobs import cli
 from jobs.commands.options import new_console
+from jobs.engine import context
+from jobs.engine.errors import AssayError
 from jobs.engine.lock import exclusive
 from jobs.engine.settings import Settings
-from jobs.engine.sources import load_sources
+from jobs.engine.sources import Source, load_sources
 
 PROJECT = Path(__file__).resolve().parents[2]
 ASSAY = Path(sys.executable).with_name("assay")
@@ -78,6 +83,7 @@ def test_help_explains_every_option_with_an_example() -> None:
         (["db", "url"], {"POSTGRES_HOST": "db.example"}, "POSTGRES_HOST is set"),
         (["run"], {"POSTGRES_HOST": "/run/postgresql"}, "POSTGRES_HOST: Spark publishes over TCP, and /run/postgresql"),
         (["sample"], {"ASSAY_LANDING": "s3a://bucket/raw"}, "local landing folder"),
+        (["run", "--until", "gold"], {"ASSAY_LAKEHOUSE": "s3a://bucket/lake"}, "is locked through Postgres"),
         (["plan"], {"ASSAY_LOGS": "/proc/none/logs"}, "cannot be written: No such file or directory (/proc/none)"),
         (["sample", "--rows", "150"], {}, "'--rows': Input should be greater than or equal to 200"),
         (["sample", "--rows", "2000000"], {}, "--rows 2000000: credits has 1,000,000 sample rows at most"),
@@ -130,6 +136,11 @@ def test_sample_rows_join_no_real_ones(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "landing/signups/real.csv").touch()
     assert sample_if_empty() == []
     (tmp_path / "landing/signups/real.csv").unlink()
+    (tmp_path / "landing/signups/.unfinished").touch()
+    assert sample_if_empty() == ["signups"]
+    (tmp_path / "landing/signups/.received-1.part").touch()
+    assert sample_if_empty() == []
+    (tmp_path / "landing/signups/.received-1.part").unlink()
     (tmp_path / "lakehouse/bronze/signups").mkdir(parents=True)
     assert sample_if_empty() == []
 
@@ -201,3 +212,46 @@ def test_the_job_of_a_layer_waits_for_another_run_as_long_as_it_is_told(tmp_path
         ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "wait for it, or: jobs/bronze.py --wait 600\n" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [partial(cli.main, ["run"]), partial(cli.run_layer, "silver")])
+@pytest.mark.parametrize(("arguments", "times"), [([], 1), (["--wait", "5"], 2)])
+def test_who_waits_for_another_run_works_by_what_is_declared_then(
+    command: Callable[[], Never], arguments: list[str], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = list[list[str] | None]()
+
+    def load(names: list[str] | None) -> list[Source]:
+        loaded.append(names)
+        return []
+
+    def stop(*_: object, **__: object) -> None:
+        raise AssayError("started")
+
+    monkeypatch.setattr(cli, "load_sources", load)
+    monkeypatch.setattr(cli, "alone", lambda *_: nullcontext())
+    monkeypatch.setattr(context, "start_run", stop)
+    monkeypatch.setattr(sys, "argv", ["", *arguments])
+    with pytest.raises(SystemExit, match="1"):
+        command()
+    assert len(loaded) == times
+
+
+def test_a_second_set_up_waits_for_the_first_and_does_not_do_it_again(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "scripts", tmp_path / "scripts")
+    for name in ("requirements.lock", "pyproject.toml", "conf/jars.xml", "conf/jars-settings.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with (tmp_path / ".setup.lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            ["bash", tmp_path / "scripts/setup.sh"],
+            env={**os.environ, "PYTHON": sys.executable, "UV": "/none/uv", "UV_VERSION": "0"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(timeout=1.5)
+        for folder in (".jars", ".venv"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / ".ready").touch()
+    assert (second.communicate(timeout=60)[0], second.returncode) == ("", 0)

@@ -16,7 +16,7 @@ from jobs.engine.lock import exclusive
 from jobs.engine.sources import load_sources
 from jobs.maintain import _bring_documents, maintain
 from jobs.releases import Rollback
-from tests.lab import Lab, with_gold
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import lines
 from tests.test_end_to_end_members import ANN, BOB, CYD, documents, entry
 
@@ -86,6 +86,29 @@ def test_a_lakehouse_takes_the_place_of_another_one_only_if_told_to(
     (lab.landing / "signups/a.csv").write_text(HEADER)
     assert lab.assay("run", "--take-over")[0] == 0
     assert (names(), lab.run("signups").release_id) == (["Bob"], None)
+
+
+def test_a_lakehouse_that_was_brought_back_from_a_backup_takes_out_nothing_unless_told_to(
+    lab: Lab, tmp_path: Path, spark: SparkSession
+) -> None:
+    users, backup = with_gold("signups", "users"), tmp_path / "backup"
+    lab.land("signups/a.csv", HEADER + "1 1111,Ann,Ash,40,f,2024-01-01\n")
+    lab.run(users)
+    shutil.copytree(lab.lake.root, backup)
+    lab.land("signups/b.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-01\n")
+    lab.run(users)
+    shutil.rmtree(lab.lake.root)
+    shutil.copytree(backup, lab.lake.root)
+    forget_tables(spark)
+    archived = (lab.landing / "signups/b.csv").rename(tmp_path / "b.csv")
+
+    with pytest.raises(AssayError, match="the lakehouse is older than what was last published from it"):
+        lab.run(users)
+    plan = lab.assay("plan", "--source", "signups")[1]
+    assert re.search(r"would refuse +to publish: the lakehouse is older than what was last published", plan)
+    assert lab.query("SELECT count(*) FROM restricted.users") == [(2,)]
+    shutil.copy2(archived, lab.landing / "signups/b.csv")
+    assert lab.run(users).release_id is None, "it has read as much, and the rows are the same"
 
 
 def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_be_done_changes_nothing(

@@ -5,8 +5,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,14 +17,15 @@ from typing import Any, cast
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import bronze, gold, publish, releases, replay, silver
+from jobs import bronze, checks, gold, publish, releases, replay, silver
 from jobs import run as run_job
 from jobs.engine.batches import FileEvent, History, Request, Status, plan
 from jobs.engine.context import Run
 from jobs.engine.delta import LOG_RETENTION, Lakehouse
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.landing import LandingFile
+from jobs.engine.landing import LandingFile, is_there
 from jobs.engine.ledger import Ledger, RowAccount, TableState
+from jobs.engine.local_rows import local_rows
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication
 from jobs.engine.session import FOR_FEW_ROWS, PROJECT, session_settings
@@ -464,6 +468,59 @@ def test_files_that_no_source_writes_any_longer_are_named(tmp_path: Path) -> Non
     assert publish._files_left(run, [source.model_copy(update={"documents": {"d": longer}})]) == left
     run.settings.output = "s3a://bucket/out"
     assert publish._files_left(run, every) == []
+
+
+def test_which_rows_stay_is_a_setting_that_rows_are_parsed_with_and_a_rule_is_none(lab: Lab) -> None:
+    declared = load_sources(["credits"])[0].model_dump(by_alias=True)
+
+    def fingerprint(table: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> str:
+        other = deepcopy(declared)
+        (name, parsed), (first, source_of_rows) = next(iter(other["tables"].items())), next(iter(other["raw"].items()))
+        other["tables"][name], other["raw"][first] = {**parsed, **table}, {**source_of_rows, **(raw or {})}
+        return silver._settings_of(lab.start(), Source.model_validate(other), name)
+
+    now = fingerprint({})
+    others = [
+        {"key": ["event_id", "org_id"]},
+        {"keep": "newest"},
+        {"order_by": ["org_id"]},
+        {"rebuild": "when_replaced"},
+    ]
+    others.append({"rebuild": "when_replaced"})
+    found = [*map(fingerprint, others), fingerprint({}, {"full_extract": True})]
+    assert len({now, *found}) == 6
+    assert fingerprint({"rules": []}) == now
+
+
+def test_a_file_is_looked_for_also_by_patterns_of_before_where_it_is_not_there(lab: Lab) -> None:
+    """Else one that is moved with its folder, as a source's pattern is changed, counts twice once it is corrected."""
+    run, signups = lab.start(), load_sources(["signups"])[0]
+    lab.land("old/there.csv", "")
+    named_alone = lab.land("elsewhere/alone.csv", "").relative_to("/")
+    found = {
+        path: bronze._is_looked_for(run, signups, ["signups/*.csv"], path)
+        for path in ("signups/a.csv", "old/there.csv", "old/gone.csv", str(named_alone))
+    }
+    assert list(found.values()) == [True, False, True, False]
+    assert is_there(run.spark, f"file:{lab.landing}/old/there.csv")
+
+
+def test_a_source_under_another_name_does_not_take_the_place_of_its_former_rows(lab: Lab) -> None:
+    signups = with_gold("signups", "users")
+    run, renamed = lab.start(), Source.model_validate({**signups.model_dump(by_alias=True), "name": "registrations"})
+    run.ledger.record_table_states([TableState("gold/signups/users"), TableState("gold/signups/daily_user_counts")])
+    check_name = partial(checks._verify_name, run)
+    check_name(renamed)  # nothing is there
+    lab.lake.append(local_rows(run.spark, [], "n INT"), "gold/signups/users")
+    check_name(renamed)  # the source of that name is declared
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "source_names", lambda: {"registrations"})
+        check_name(signups)
+        with pytest.raises(ConfigurationError, match="users: was published from the source 'signups'") as error:
+            check_name(renamed)
+        assert "remove the folder gold/signups/users" in str(error.value.hint)
+        run.ledger.record_table_states([TableState("gold/registrations/users")])
+        check_name(renamed)
 
 
 def test_what_is_parsed_with_other_settings_is_asked_for_before_the_settings_are_recorded(

@@ -3,12 +3,14 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from jobs.engine import context, session
+from jobs.engine.errors import ConfigurationError
 from jobs.engine.session import JAVA_FOR_FEW_ROWS, PROJECT, _java_options
 from jobs.engine.settings import Settings
 
@@ -22,6 +24,7 @@ def settings(tmp_path: Path) -> Settings:
 def java_options(settings: Settings, monkeypatch: pytest.MonkeyPatch, **how: bool) -> str:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(context, "start_session", lambda **given: seen.update(given))
+    monkeypatch.setattr(context, "_verify_places", lambda *_: None)
     context.start_run(settings, Console(quiet=True), quiet=True, **how)
     return str(seen["spark_settings"]["spark.driver.extraJavaOptions"])
 
@@ -65,6 +68,31 @@ def test_very_many_files_are_much_and_what_lies_elsewhere_may_be(
     assert JAVA_FOR_FEW_ROWS not in java_options(settings, monkeypatch)
     elsewhere = settings.model_copy(update={"landing": "s3a://raw", "spark": {}})
     assert java_options(elsewhere, monkeypatch) == ""
+
+
+def test_a_path_that_spark_would_look_for_elsewhere_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """Raw files would be listed here and read there, and the lakehouse be another one."""
+
+    def verify(default: str, **places: str) -> None:
+        hadoop = SimpleNamespace(hadoopConfiguration=lambda: {"fs.defaultFS": default})
+        named = {"landing": "file:/landing", "output": "file:/output", **places}
+        context._verify_places(settings.model_copy(update=named), cast("Any", SimpleNamespace(_jsc=hadoop)))
+
+    verify("file:///", landing=str(tmp_path))
+    verify("hdfs://cluster:8020")
+    verify("hdfs://cluster:8020", landing="hdfs:/landing")
+    for place in ("landing", "lakehouse", "output"):
+        with pytest.raises(ConfigurationError, match=r"^/x is a path of this machine, and Hadoop's settings") as error:
+            verify("hdfs://cluster:8020", **{place: "/x"})
+        assert "file:/x" in str(error.value.hint)
+
+
+def test_a_collector_that_all_java_programs_are_to_have_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "-Xmx1g -XX:+UseG1GC")
+            assert "UseParallelGC" not in _java_options("")
+    assert "UseParallelGC" in _java_options("")
 
 
 @pytest.mark.parametrize(

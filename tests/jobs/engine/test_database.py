@@ -1,6 +1,7 @@
 """Passwords that Assay makes for itself, and how clients get them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -35,8 +36,11 @@ def test_a_connection_string_without_the_password_is_enough(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a b&c.pgpass"
-    for _ in range(2):
+    for is_there in (False, True):
+        if is_there:  # another psql may be reading it
+            os.utime(file, (1, 1))
         address = postgres.url_with_password_file(file)
+        assert (file.stat().st_mtime == 1) == is_there
         assert postgres.password not in address
         assert file.stat().st_mode & 0o777 == 0o600
     # What the shell says is of other servers.
@@ -49,3 +53,17 @@ def test_a_connection_string_without_the_password_is_enough(
         monkeypatch.setenv(name, value)
     with psycopg.connect(address) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (postgres.user,)
+
+
+def test_texts_are_texts_whatever_the_database_says_of_them(postgres: Database) -> None:
+    """In one made under LANG=C, psycopg would take them for bytes."""
+    name = "of_no_encoding"
+    with psycopg.connect(postgres.conninfo(), autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        try:
+            with psycopg.connect(replace(postgres, name=name).conninfo()) as plain:
+                assert plain.execute("SELECT 'é'::text, relkind FROM pg_class LIMIT 1").fetchone() == ("é", "r")
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

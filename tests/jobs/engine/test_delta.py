@@ -1,6 +1,7 @@
 """Each write once: what was written is not written again, and a write that Delta drops is noticed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
@@ -580,3 +581,19 @@ def test_what_changed_is_not_told_where_the_files_do_not_tell_or_are_no_quicker_
     large._log("t").checkpoint()
     (Path(large.path("t")) / f"_delta_log/{before + 3:020}.json").unlink()
     assert changed(large, before + 2) is None
+
+
+def test_a_lakehouse_may_be_in_a_folder_whose_name_is_a_pattern(tmp_path: Path, spark: SparkSession) -> None:
+    lake = Lakehouse(spark, str(tmp_path / "odd [name] {a,b} * & ü"))
+    with lake.staged(spark.range(3).toDF("n"), "x") as staged:
+        assert sorted(row.n for row in staged.collect()) == [0, 1, 2]
+
+
+def test_what_is_on_this_machine_is_waited_for_until_it_is_on_the_disk(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+    monkeypatch.setattr(os, "sync", lambda: done.append("sync"))
+    for root in (str(tmp_path), tmp_path.as_uri(), "s3a://bucket/lake"):
+        Lakehouse(spark, root).sync()
+    assert done == ["sync", "sync"]

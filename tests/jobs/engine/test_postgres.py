@@ -16,7 +16,7 @@ from pyspark.sql import Row, SparkSession
 from jobs.engine import postgres
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
-from jobs.engine.fingerprints import Fingerprint
+from jobs.engine.fingerprints import Fingerprint, measured
 from jobs.engine.ledger import TableState
 from jobs.engine.local_rows import local_rows
 from jobs.engine.publication import Addition, Publication, publication
@@ -530,3 +530,76 @@ def test_what_nobody_thought_of_is_said_without_values(database: Database) -> No
     ):
         connection.execute("SELECT 'a value'::int")
     assert "a value" not in str(error.value)
+
+
+def test_a_lakehouse_that_has_read_less_than_what_is_published_is_refused_until_it_is_to_take_over(
+    database: Database,
+) -> None:
+    """Brought back from a backup, it would take out what came since."""
+    item = thing(ID_N, 0)
+    with postgres.connect(database) as connection:
+        assert not postgres.is_older(connection, 0), "nothing is published yet"
+        postgres.prepare(connection, {})
+        for version in (7, 7, 8):
+            postgres.create_staging(connection, item)
+            with connection.transaction():
+                postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=version)
+        assert [postgres.is_older(connection, version) for version in (7, 8, 9)] == [True, False, False]
+        with pytest.raises(AssayError, match="is older than what was last published from it") as error:
+            postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=7)
+        assert "assay run --take-over" in str(error.value.hint)
+        postgres.create_staging(connection, item)
+        with connection.transaction():
+            postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=7, take_over=True)
+        assert not postgres.is_older(connection, 7)
+
+
+def test_tables_that_keep_their_readers_off_come_last_in_a_release(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(database, thing(ID_N, 1), (1, 1))
+    new = replace(thing(ID_N, 0), name="new")
+    brought = list[str]()
+    monkeypatch.setattr(postgres.live_tables, "bring", lambda _, item: brought.append(item.full_name))
+    with postgres.connect(database) as connection:
+        postgres.create_staging(connection, new)
+        for item, is_kept_off in (
+            (thing(ID_N, 1), False),
+            (thing({**ID_N, "more": "text"}, 1), True),
+            (thing(ID_N, 1, primary_key=["n"]), True),
+        ):
+            brought.clear()
+            postgres.create_staging(connection, item)
+            with connection.transaction():
+                postgres.release(connection, "run", "lakehouse", [item, new], [])
+            names = ["gold.things", "gold.new"]
+            assert brought == (names[::-1] if is_kept_off else names)
+
+
+def test_a_role_that_another_database_of_the_server_is_given_meanwhile_is_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        monkeypatch.setattr(postgres, "_has_role", lambda *_: False)
+        with connection.transaction():
+            assert not postgres._make_role(connection, "analyst", None)
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_every_day_and_time_arrives_as_it_is(database: Database, spark: SparkSession) -> None:
+    """Also those ten that the calendar of JDBC does not have, and years of five digits."""
+    item = thing({"id": "date", "at": "timestamptz"}, 4)
+    days = ["1582-10-04", "1582-10-05", "1582-10-14", "2024-02-29"]
+    values = ", ".join(f"(DATE'{day}', TIMESTAMP'{day} 23:59:59.123456')" for day in days)
+    last = "(DATE'+10000-01-01', TIMESTAMP'+10000-01-01 00:00:00'), (NULL, NULL)"
+    rows = spark.sql(f"SELECT * FROM VALUES {values}, {last} AS rows(id, at)")
+    with postgres.connect(database) as connection:
+        postgres.prepare(connection, {})
+        postgres.create_staging(connection, item)
+        assert postgres.load_staging(rows, database, item) == measured(rows)
+        found = connection.execute(
+            "SELECT id::text, (at AT TIME ZONE 'UTC')::text FROM assay_staging.gold__things AS t ORDER BY t.id"
+        ).fetchall()
+    expected = [(day, f"{day} 23:59:59.123456") for day in days]
+    assert found == [*expected, ("10000-01-01", "10000-01-01 00:00:00"), (None, None)]

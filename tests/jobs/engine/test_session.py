@@ -1,11 +1,13 @@
 """What Java is started with, and Spark's log: for its owner alone, and without the rows that Postgres refuses."""
 
+import locale
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,7 @@ def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SPARK_HOME", "/opt/spark-3.5")
     monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYSPARK_PYTHON", "/opt/another/python")
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "")
     monkeypatch.setattr(session, "_jvm_is_running", lambda: False)
     monkeypatch.setattr(session.SparkSession, "builder", Builder())
@@ -162,6 +165,7 @@ def test_settings_reach_java_by_a_file_of_their_owner_alone(tmp_path: Path, monk
         start_session(spark_settings=own)
     assert os.environ["LC_ALL"] == "C.UTF-8", "else Java finds no files whose names have other letters"
     assert Path(os.environ["SPARK_HOME"], "bin/spark-submit").exists(), "not another Spark that is on this machine"
+    assert os.environ["PYSPARK_PYTHON"] == sys.executable, "nor another Python"
     assert not any("a=b" in word for word in seen["words"])
     assert seen["mode"] == [0o600]
     assert not seen["file"].exists()
@@ -248,3 +252,34 @@ def test_rows_that_postgres_refuses_are_in_neither_output_nor_log(tmp_path: Path
     assert "PSQLException: ERROR: new row for relation ..." in logged
     assert MEMBER not in told + logged
     assert modes(log, log.parent) == [0o600, 0o700]
+
+
+def test_a_locale_that_is_named_and_not_there_has_no_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = locale.setlocale(locale.LC_CTYPE)
+    for name, expected in {"C.UTF-8": "UTF-8", "xx_XX.UTF-8": ""}.items():
+        monkeypatch.setenv("LC_ALL", name)
+        assert session._character_set() == expected
+    assert locale.setlocale(locale.LC_CTYPE) == before
+
+
+def test_a_log_that_maintenance_removes_meanwhile_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = session._is_own_file
+    names = [tmp_path / f"logs/spark-2024010{day}T000000Z.log" for day in (1, 2, 3)]
+    names[0].parent.mkdir()
+
+    def removed_after_a_look(path: Path) -> bool:
+        found = own(path)
+        if path == names[1]:
+            path.unlink()
+        return found
+
+    for log in names[:2]:
+        log.touch()
+    monkeypatch.setattr(session, "_is_own_file", removed_after_a_look)
+    with _opened(names[2]) as opened:
+        opened.write(b"new")
+    names[1].touch()
+    assert session.logs_before(names[0].parent, datetime.max.replace(tzinfo=UTC, year=2100)) == [names[0], names[2]]
+    assert not own(names[1])
