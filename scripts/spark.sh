@@ -14,4 +14,6 @@ SPARK_LOCAL_IP=${SPARK_LOCAL_IP:-127.0.0.1}
 SPARK_DAEMON_JAVA_OPTS="-Dassay.log.level=info -XX:TieredStopAtLevel=1 ${SPARK_DAEMON_JAVA_OPTS:-}"
 # Executors start Python workers as `python3`, and inherit from the worker where to look for it.
 PATH=$PWD/.venv/bin:$PATH
+# Else Java finds no file whose name has other letters than ASCII.
+[[ $(locale charmap 2>/dev/null) == UTF-8 ]] || export LC_ALL=C.UTF-8
 export PATH SPARK_HOME SPARK_CONF_DIR SPARK_LOCAL_IP SPARK_DAEMON_JAVA_OPTS
