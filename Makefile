@@ -16,11 +16,9 @@ setup: .jars/classes.jsa  ## Python packages and jars, into this folder only
 
 .venv/.ready: requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh
 	@$(SET_UP)
-	@touch .jars/.ready $@
 
 .jars/.ready: .venv/.ready  # missing where .jars was removed
 	@[ -e $@ ] || $(SET_UP)
-	@touch $@
 
 .jars/classes.jsa: .jars/.ready
 	@$(BIN)/python -m scripts.class_archive

@@ -24,20 +24,21 @@ def check(run: Run, source: Source) -> None:
 
 
 def _verify_name(run: Run, source: Source) -> None:
-    """Raises ConfigurationError if a table of its was published from a source that is not declared any more.
+    """Raises ConfigurationError if a gold table of its was computed for a source that is not declared any more.
 
     Under another name, a source starts without its former rows, and would take them from those who read them.
     """
     states, declared = run.ledger.table_states(), source_names()
-    for name in source.publish:
-        if gold_table(source, name) in states:
+    for name in source.gold_tables:
+        own = gold_table(source, name)
+        if own in states and run.lake.exists(own):
             continue
         for path in states:
             other = path.split("/")[1]
             if path == f"gold/{other}/{name}" and other not in declared and run.lake.exists(path):
                 raise ConfigurationError(
-                    f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}: was published from the source {other!r}, "
-                    "which is not declared any more",
+                    f"{SOURCES_FOLDER / source.name}.yaml: {name} was published from the source {other!r}, which is "
+                    "not declared any more",
                     f"call the source {other!r} again, whose rows the lakehouse has; or, if it is gone for good and "
                     f"{source.name!r} takes its place, remove the folder {path} of the lakehouse",
                 )

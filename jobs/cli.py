@@ -91,7 +91,8 @@ def run(
         bool,
         typer.Option(
             "--take-over",
-            help="Take the place of another lakehouse that has published there. Example: assay run --take-over",
+            help="Take the place of another lakehouse, or a newer copy, that has published there. Example: assay run "
+            "--take-over",
         ),
     ] = False,
     wait: WaitOption = 0,
@@ -167,6 +168,8 @@ def replay(
         show(found, as_json=as_json)
         return
     with alone(settings, "assay replay", wait):
+        if wait:
+            one = load_sources([source])[0]
         started = start_run(settings, console, quiet=as_json, verbose=verbose)
         if ask_replay(started, one, rule, batch) is None:
             console.print(f"{source}: no such rows are in quarantine", highlight=False, markup=False)

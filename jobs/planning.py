@@ -298,12 +298,12 @@ def _last_release(run: Run) -> _LastRelease:
                 "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('ops.releases', 'release_id')), 0) + 1"
             ).fetchone()
             is_foreign = postgres.is_of_another(connection, run.ledger.identity())
-            is_older = postgres.is_older(connection, run.ledger.version())
+            is_older = not is_foreign and publish.is_older(run, connection)
             return _LastRelease(
                 postgres.published(connection),
                 number[0] if number else None,
                 is_foreign=is_foreign,
-                is_older=is_older and not is_foreign,
+                is_older=is_older,
                 documents=postgres.published_documents(connection),
             )
     except AssayError as error:

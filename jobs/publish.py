@@ -160,14 +160,14 @@ def publish(
     The accounts of what changes are held against the tables first, and those of what the run has `refined`.
     A source that was rolled back stays as it is until the rows of one of its tables change; then all are published.
     Raises AssayError if another lakehouse has published there, or this one when it had read more, unless it is to
-    `take_over`: then all of it is.
+    `take_over`: then all that differs is.
     """
     items, lakehouse = {source.name: publications(run, source) for source in sources}, run.ledger.identity()
-    ledger_version = run.ledger.version()
     with postgres.connect(target) as connection:
         postgres.keep_others_off(connection)
         if not take_over:
-            postgres.verify_owner(connection, lakehouse, ledger_version)
+            postgres.verify_owner(connection, lakehouse)
+            _verify_not_older(run, connection)
         postgres.prepare(connection, reader_passwords(run.settings))
         # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
         is_foreign = postgres.is_of_another(connection, lakehouse)
@@ -204,9 +204,9 @@ def publish(
         of_table[_REJECTED] = rejected = list(of_table[_REJECTED])
         _verify_loaded(loaded)
         changed = [item for item, _ in loaded]
-        verify_held()
         if changed:  # Postgres has its release on the disk when it says so, and is not to be ahead of the lakehouse
             run.lake.sync()
+        verify_held()
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
                 release_id = postgres.release(
@@ -215,7 +215,7 @@ def publish(
                     lakehouse,
                     changed,
                     unchanged,
-                    ledger_version=ledger_version,
+                    ledger_commit=run.ledger.commit(),
                     take_over=take_over,
                 )
             withheld = {name for name, table in last.items() if table.withheld_checksum}
@@ -246,6 +246,23 @@ def publish(
         of_no_release=of_none,
         set_aside=_set_aside_before(run, sources, rejected),
     )
+
+
+def is_older(run: Run, connection: Connection[Any]) -> bool:
+    """Whether the lakehouse had read more when the newest release was made from it: it came back from a backup."""
+    commit = postgres.ledger_commit(connection)
+    return commit is not None and not run.ledger.has(commit)
+
+
+def _verify_not_older(run: Run, connection: Connection[Any]) -> None:
+    """Raises AssayError if it is: what came since would be taken out without a word."""
+    if is_older(run, connection):
+        raise AssayError(
+            f"the lakehouse {run.settings.lakehouse} is older than what was last published from it; nothing was "
+            "published",
+            "bring back a newer copy of it; or deliver again what was read since, and let it take the place of what is "
+            "published: assay run --take-over",
+        )
 
 
 def _set_aside_before(run: Run, sources: Sequence[Source], news: Sequence[Row]) -> list[FileEvent]:

@@ -180,9 +180,9 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
             verify_held()
             refused = f"the rows of release {to} do not fit its key as it is declared now; {_UNTOUCHED}"
             with postgres.said_if_refused(refused, _WHY_REFUSED), connection.transaction():
-                lakehouse, version = run.ledger.identity(), run.ledger.version()
+                lakehouse, commit = run.ledger.identity(), run.ledger.commit()
                 report.release_id = postgres.release(
-                    connection, run.run_id, lakehouse, items, [], to, ledger_version=version
+                    connection, run.run_id, lakehouse, items, [], to, ledger_commit=commit
                 )
                 assert report.release_id is not None
                 postgres.withhold(connection, _withheld(run, declared, last, wanted, moved))
@@ -239,7 +239,7 @@ class _Declared:
 def _wanted(run: Run, connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
     """What the release holds. Raises AssayError if there is no such one, or if it is not from this lakehouse."""
     lakehouse = run.ledger.identity()
-    postgres.verify_owner(connection, lakehouse, run.ledger.version())
+    postgres.verify_owner(connection, lakehouse)
     if postgres.is_of_another(connection, lakehouse, to):
         raise AssayError(
             f"release {to} was published from another lakehouse than {run.settings.lakehouse}; {_UNTOUCHED}",

@@ -38,7 +38,7 @@ def run_sources(run: Run, sources: Sequence[Source], first: Layer, until: Layer,
     """Does the layers from `first` to `until` of the sources, and says what became of every row.
 
     Raises AssayError when a rule fails the run, the accounts do not balance, Postgres cannot be reached or has these
-    tables from another lakehouse (unless this one is to `take_over`); nothing is published then.
+    tables from another lakehouse, or a newer copy (unless this one is to `take_over`); nothing is published then.
     """
     layers = LAYERS[LAYERS.index(first) : LAYERS.index(until) + 1]
     with (

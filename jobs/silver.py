@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -190,19 +191,22 @@ def _see_to_settings(run: Run, source: Source) -> bool:
     """
     with_ids = [table for table in source.parsed_tables if _needs_secret(source, table)]
     is_new = bool(with_ids) and id_secret.find(run.lake, source.name) is None
+    has_new_ids = is_new and any(done_through(run, source, table) for table in with_ids)
+    if has_new_ids:  # at once, for a run that fails later
+        run.steps.warn(f"{source.name}: the secret of its ids is gone: all records get new ones")
     if is_new:
         id_secret.make(run.lake, source.name)
         run.lake.sync()
     otherwise = _parsed_otherwise(run, source)
-    if request := _all_anew(run, source, otherwise, run.ledger.history(source.name)):
+    if request := settings_request(run, source, run.ledger.history(source.name)):
         run.ledger.ask(source.name, request.kind, request.batches)
     run.ledger.record_table_states(otherwise)
-    return is_new and any(done_through(run, source, table) for table in with_ids)
+    return has_new_ids
 
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
     """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
-    return _all_anew(run, source, _parsed_otherwise(run, source), history)
+    return _all_anew(run, source, _really_otherwise(run, source), history)
 
 
 def _all_anew(run: Run, source: Source, otherwise: list[TableState], history: History) -> Request | None:
@@ -253,13 +257,28 @@ def verify_all_parsed(run: Run, source: Source) -> None:
 
 def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:
     """The states of those parsed tables of which another one is recorded: of settings and secret, by fingerprint."""
-    states = run.ledger.table_states()
-    now = {silver_table(source, table): _settings_of(run, source, table) for table in source.parsed_tables}
+    now = {table: _settings_of(run, source, table) for table in source.parsed_tables}
     return [
-        TableState(table, logic=fingerprint)
+        TableState(silver_table(source, table), logic=fingerprint)
         for table, fingerprint in now.items()
-        if fingerprint != (states[table].logic if table in states else "")
+        if fingerprint != _recorded_settings(run, source, table)
     ]
+
+
+def _really_otherwise(run: Run, source: Source) -> list[TableState]:
+    """Less those that an earlier Assay has recorded, which did not record which rows stay."""
+    same = {
+        silver_table(source, table)
+        for table in source.parsed_tables
+        if _recorded_settings(run, source, table) == _fingerprint(_named_settings(run, source, table))
+    }
+    return [state for state in _parsed_otherwise(run, source) if state.table_name not in same]
+
+
+def _recorded_settings(run: Run, source: Source, table: str) -> str:
+    """Empty if none are."""
+    state = run.ledger.table_states().get(silver_table(source, table))
+    return state.logic if state else ""
 
 
 def _settings_of(run: Run, source: Source, table: str) -> str:
@@ -267,11 +286,20 @@ def _settings_of(run: Run, source: Source, table: str) -> str:
     declared = source.tables[table]
     which_stay = {name: getattr(declared, name) for name in ("key", "keep", "order_by", "rebuild")}
     which_stay["full_extract"] = source.raw[source.parsed_tables[table]].full_extract
+    return _fingerprint([_named_settings(run, source, table), which_stay])
+
+
+def _named_settings(run: Run, source: Source, table: str) -> dict[str, Any]:
+    """What a table's transform names beside tables, and is given."""
     named, settings = input_names(source.silver_transform(table)), source.settings()
     found = {name: settings[name] for name in named if name in settings}
     if _needs_secret(source, table) and (secret := id_secret.find(run.lake, source.name)):
         found[id_secret.PARAMETER] = secret
-    return hashlib.sha256(json.dumps([found, which_stay], sort_keys=True).encode()).hexdigest()[:16]
+    return found
+
+
+def _fingerprint(settings: object) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16] if settings else ""
 
 
 def _make_empty(run: Run, source: Source, table: str) -> None:
@@ -493,8 +521,9 @@ def next_scope(
         after = 0 if rebuild else done
         return Scope(after, through, rebuild, frozenset(decided.dead(after)))
     if request:
-        # Rows that depend on each other are all checked anew, as they are whenever a file arrives.
-        rebuild = declared.is_always_rebuilt or is_outdated or bool(referred)
+        # Rows that depend on each other are all checked anew, as they are whenever a file arrives; and with other
+        # settings, all are, perhaps by a key that the table does not have yet.
+        rebuild = declared.is_always_rebuilt or is_outdated or bool(referred) or request.kind == "settings"
         return Scope(0, request.batch_id, rebuild, frozenset(decided.dead()), request)
     return None
 

@@ -7,6 +7,7 @@ all of it if it is another Java or other jars: it only starts slower then. So do
 which is said and is no error.
 """
 
+import fcntl
 import shlex
 import subprocess
 import sys
@@ -57,10 +58,18 @@ def _work(spark: SparkSession, folder: Path) -> None:
     lake.read("table").join(rows, "number", "left_semi").groupBy("text").count().orderBy("text").collect()
 
 
+def _is_newer(file: Path, other: Path) -> bool:
+    return file.exists() and other.exists() and file.stat().st_mtime_ns > other.stat().st_mtime_ns
+
+
 def main() -> None:
     started, why = time.monotonic(), "is the disk full?"
     try:
-        is_made = make(ARCHIVE)
+        with (PROJECT / ".setup.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
+            if _is_newer(ARCHIVE, ARCHIVE.with_name(".ready")):  # another one has made it meanwhile
+                return
+            is_made = make(ARCHIVE)
     except AssayError as error:  # no run would work
         sys.exit(f"error: {error}")
     except Exception as error:  # whatever it is, what needs Java will say so

@@ -27,16 +27,23 @@ trap stop EXIT
 
 scripts/spark-master.sh >"$logs/spark-master.log" 2>&1 &
 processes+=($!)
+answers() { said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1); [[ $said == "alive: $SPARK_MASTER_URL, $1"* ]]; }
+up() {  # waits until so many workers are there
+  for _ in $(seq 60); do
+    kill -0 "${processes[0]}" 2>/dev/null || { said="the master has ended"; return 1; }
+    answers "$1" && return
+    sleep 1
+  done
+  return 1
+}
+did_not_start() { echo "error: the cluster did not start: $said; see $logs/spark-*.log" >&2; exit 1; }
+
+up "" || did_not_start
 for number in $(seq "$workers"); do
   scripts/spark-worker.sh >"$logs/spark-worker-$number.log" 2>&1 &
   processes+=($!)
 done
-for _ in $(seq 60); do
-  kill -0 "${processes[0]}" 2>/dev/null || { said="the master has ended"; break; }
-  said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1) && [[ $said == *", $workers worker(s)" ]] && break
-  sleep 1
-done
-[[ $said == *", $workers worker(s)" ]] || { echo "error: the cluster did not start: $said; see $logs/spark-*.log" >&2; exit 1; }
+up "$workers worker(s)" || did_not_start
 
 if [ $# -gt 0 ]; then
   "$@"

@@ -17,7 +17,10 @@ require_java
 
 # One at a time; who had to wait for another one need not do it again.
 exec 9>.setup.lock
-"$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+"$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null || {
+  echo "setup: waiting for another one"
+  "$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+}
 is_done() {
   local file
   for file in requirements.lock pyproject.toml conf/jars.xml conf/jars-settings.xml scripts/setup.sh; do
@@ -53,5 +56,6 @@ ivy=$(.venv/bin/python -c 'import pathlib, pyspark; print(*pathlib.Path(pyspark.
 rm -f .tools-ivy.log
 rm -rf .jars
 mv .jars.new .jars
-touch .jars/.ready .venv/.ready
+touch .venv/.ready  # in this order: make has what is older made again
+touch .jars/.ready
 echo "setup: done"

@@ -25,13 +25,13 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'lakehouse') THEN
     ALTER TABLE ops.releases ADD COLUMN lakehouse TEXT;
   END IF;
-  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'ledger_version') THEN
-    ALTER TABLE ops.releases ADD COLUMN ledger_version BIGINT;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'ops.releases'::regclass AND attname = 'ledger_commit') THEN
+    ALTER TABLE ops.releases ADD COLUMN ledger_commit TEXT;
   END IF;
 END $$;
 COMMENT ON COLUMN ops.releases.rolled_back_to IS 'The release whose rows it shows again, if it was a rollback';
 COMMENT ON COLUMN ops.releases.lakehouse IS 'Identifies the lakehouse that published it; another one may publish here only if told to take over';
-COMMENT ON COLUMN ops.releases.ledger_version IS 'The version of its table ops/files, by which one that was brought back from a backup is known to be older';
+COMMENT ON COLUMN ops.releases.ledger_commit IS 'The newest commit to its table ops/files, which one that was brought back from an older backup does not have';
 
 CREATE TABLE IF NOT EXISTS ops.release_tables (
   release_id BIGINT NOT NULL REFERENCES ops.releases,

@@ -58,6 +58,8 @@ def rollback(
         raise AssayError(f"there is no release {to}: nothing has been published here", "publish it with `assay run`")
     publish.check_lock(settings)
     with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: target):
+        if wait:
+            sources = load_sources()
         run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
         report = roll_back(run, sources, target, to, dry_run=dry_run)
     show(report, as_json=as_json)
@@ -77,6 +79,8 @@ def maintain(
 
     settings, sources = load_settings(), load_sources()
     with alone(settings, "assay maintain", wait):
+        if wait:
+            sources = load_sources()
         run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)
         report = do_maintain(run, sources, dry_run=dry_run)
     show(report, as_json=as_json)

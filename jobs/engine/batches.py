@@ -7,7 +7,7 @@ A path that is gone has its content until a file of the same time brings that un
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -266,7 +266,9 @@ def plan(
     unfit = {file.path: Unreadable(file.unfit) for file in changed if file.unfit}
     contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1
-    gone = _gone(history, listing, is_looked_for) if changed else {}
+    # Only a content that was read can have moved.
+    arrived = {(contents.get(f.path, EMPTY), f.modified_at // 1000) for f in changed} if read_before else set()
+    gone = _gone(history, listing, {each for each in arrived if each[0] in read_before}, is_looked_for)
     events = []
     for file in changed:
         content = contents.get(file.path, EMPTY)
@@ -288,16 +290,22 @@ def plan(
 
 
 def _gone(
-    history: History, listing: Sequence[LandingFile], is_looked_for: Callable[[str], bool]
+    history: History,
+    listing: Sequence[LandingFile],
+    arrived: Collection[tuple[object, int]],
+    is_looked_for: Callable[[str], bool],
 ) -> dict[tuple[str | None, int], list[str]]:
     """The paths that are no longer listed, by the content that they have and its time, which who moves a file keeps.
+
+    Only those of contents and times that have `arrived`: to look for a path may cost something.
 
     To the second: bzip2, tar and others keep no more.
     """
     there, found = {file.path for file in listing}, dict[tuple[str | None, int], list[str]]()
     for path, event in sorted(history.newest_versions(accepted=True).items()):
-        if path not in there and is_looked_for(path):
-            found.setdefault((event.content_hash, event.modified_at // 1000), []).append(path)
+        key = (event.content_hash, event.modified_at // 1000)
+        if key in arrived and path not in there and is_looked_for(path):
+            found.setdefault(key, []).append(path)
     return found
 
 

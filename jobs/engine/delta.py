@@ -1,5 +1,6 @@
 """Reading and writing Delta tables by path, each write exactly once."""
 
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pyspark.sql.types import StructType
 from jobs.engine import delta_log
 from jobs.engine.errors import AssayError
 from jobs.engine.faults import LET_IT_END, log_contradiction, log_problem
-from jobs.engine.hadoop import located
+from jobs.engine.hadoop import located, read_text
 from jobs.engine.listing import dotted
 from jobs.engine.local_rows import LocalRows, Rows, no_rows
 from jobs.engine.places import local_path
@@ -112,6 +113,14 @@ class Lakehouse:
         """The newest version of a table; None if there is none yet."""
         version = int(self._snapshot(table).version())
         return None if version < 0 else version
+
+    def commit_id(self, table: str, version: int) -> str | None:
+        """What Delta calls the commit that made a version; None if the log no longer has it."""
+        file_system, file = located(self.spark, f"{self.path(table)}/_delta_log/{version:020}.json")
+        if not file_system.exists(file):
+            return None
+        actions = map(json.loads, read_text(self.spark, file_system, file).splitlines())
+        return next((str(action["commitInfo"]["txnId"]) for action in actions if "commitInfo" in action), None)
 
     def sync(self) -> None:
         """Waits until a lakehouse on this machine is on its disks: Delta itself does not."""

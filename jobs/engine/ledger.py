@@ -106,9 +106,19 @@ class Ledger:
         """What tells this lakehouse from all others: that of the one table which nothing can make anew."""
         return self._lake.identity(FILES)
 
-    def version(self) -> int:
-        """The version of the same table: if it is less than it was, the lakehouse was brought back from a backup."""
-        return self._lake.version(FILES) or 0
+    def commit(self) -> str:
+        """The newest commit to the same table: its version, and what tells it from any other of that number."""
+        version = self._lake.version(FILES) or 0
+        return f"{version} {self._lake.commit_id(FILES, version)}"
+
+    def has(self, commit: str) -> bool:
+        """Whether that was a commit of this lakehouse; one that was brought back from an older backup lacks it.
+
+        Of a number whose commit is no longer in the log, it counts as the one.
+        """
+        version, name = commit.split()
+        newest = self._lake.version(FILES) or 0
+        return int(version) <= newest and self._lake.commit_id(FILES, int(version)) in (name, None)
 
     def load(self, sources: Sequence[str]) -> None:
         """Reads what a run of these sources asks for first, at once: planning, which takes longest, uses one core."""

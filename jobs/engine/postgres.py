@@ -313,7 +313,10 @@ def load_staging(frame: DataFrame, database: Database, item: Publication) -> Fin
 
 
 def _sent(field: StructField) -> Column:
-    """A column as it is sent: days and times as text, for in JDBC's calendar 1582-10-05 to 14 are missing."""
+    """A column as it is sent: days and times as text, for in JDBC's calendar 1582-10-05 to 14 are missing.
+
+    In arrays they go by that calendar. Postgres refuses what is before the year 1, which it writes in another way.
+    """
     if isinstance(field.dataType, DateType):
         return as_postgres_writes_it(field.name)
     if isinstance(field.dataType, TimestampType):
@@ -329,29 +332,28 @@ def release(
     unchanged: Sequence[Publication],
     rolled_back_to: int | None = None,
     *,
-    ledger_version: int = 0,
+    ledger_commit: str | None = None,
     take_over: bool = False,
 ) -> int | None:
     """Makes every changed table match its staging table and records the release, all in the caller's transaction.
 
     Returns the release's number; None if nothing changed. Tables of other sources are carried over from the last one,
-    but for those that were dropped since, and those of another lakehouse. `ledger_version` is that of this one.
-    Raises AssayError if another one has published meanwhile, or this one when it had read more, unless it is to
-    `take_over`.
+    but for those that were dropped since, and those of another lakehouse. `ledger_commit` is the newest of this one.
+    Raises AssayError if another one has published meanwhile, unless this one is to `take_over`.
     """
     if not changed:
         return None
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_PUBLISH_LOCK])
     if not take_over:
-        verify_owner(connection, lakehouse, ledger_version)
+        verify_owner(connection, lakehouse)
     # What keeps readers off a table until the release is made comes last.
     for item in sorted(changed, key=lambda item: live_tables.keeps_readers_off(connection, item)):
         with _said_of(item):
             live_tables.bring(connection, item)
     newest = connection.execute(
-        "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse, ledger_version) VALUES (%s, %s, %s, %s) "
+        "INSERT INTO ops.releases (run_id, rolled_back_to, lakehouse, ledger_commit) VALUES (%s, %s, %s, %s) "
         "RETURNING release_id",
-        [run_id, rolled_back_to, lakehouse, ledger_version],
+        [run_id, rolled_back_to, lakehouse, ledger_commit],
     ).fetchone()
     assert newest is not None
     named = [*changed, *unchanged]
@@ -372,10 +374,8 @@ def release(
     return int(newest[0])
 
 
-def verify_owner(connection: psycopg.Connection[Any], lakehouse: str, ledger_version: int) -> None:
+def verify_owner(connection: psycopg.Connection[Any], lakehouse: str) -> None:
     """Raises AssayError if the newest release was published from another lakehouse, which would not know of the next.
-
-    Or from this one when it had read more: brought back from a backup, it would take out what came since.
 
     Decision: sample data, or a developer's, must not take the place of what analysts read because POSTGRES_HOST was
     set. So a database has one lakehouse; what it holds from before that was recorded is anybody's.
@@ -387,22 +387,16 @@ def verify_owner(connection: psycopg.Connection[Any], lakehouse: str, ledger_ver
             "mend POSTGRES_HOST, POSTGRES_DB or ASSAY_LAKEHOUSE; if this lakehouse is to take the other one's place: "
             "assay run --take-over",
         )
-    if is_older(connection, ledger_version):
-        raise AssayError(
-            "the lakehouse is older than what was last published from it: it has read less; nothing was published",
-            "bring back a newer copy of it; or deliver again what was read since, and let it take the place of what is "
-            "published: assay run --take-over",
-        )
 
 
-def is_older(connection: psycopg.Connection[Any], ledger_version: int) -> bool:
-    """Whether the ledger of the lakehouse was at a greater version when the newest release was made."""
+def ledger_commit(connection: psycopg.Connection[Any]) -> str | None:
+    """The newest commit to the lakehouse's ledger when the newest release was made; None if that is not known."""
     if not has_tables(connection, *RELEASES):
-        return False
+        return None
     row = connection.execute(
-        "SELECT to_jsonb(r) ->> 'ledger_version' FROM ops.releases AS r ORDER BY release_id DESC LIMIT 1"
+        "SELECT to_jsonb(r) ->> 'ledger_commit' FROM ops.releases AS r ORDER BY release_id DESC LIMIT 1"
     ).fetchone()
-    return row is not None and int(row[0] or 0) > ledger_version
+    return row[0] if row else None
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class Steps:
         if not self._quiet:
             self._console.print(f"{source:<13} {layer:<8} {step.seconds:6.1f}s  {step.detail}", highlight=False)
 
+    def warn(self, text: str) -> None:
+        """Says at once what a run that fails would not come to say, also where steps are not shown."""
+        self._console.print(text, highlight=False, markup=False)
+
     def seconds(self, source: str) -> float:
         """How long all steps of a source took."""
         return sum(step.seconds for step in self.finished if step.source == source)

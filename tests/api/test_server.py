@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 import uvicorn
@@ -377,10 +377,23 @@ def test_help_has_an_example_for_every_option_and_the_defaults_of_the_service() 
 
 def test_what_no_run_would_read_is_not_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = SimpleNamespace(patterns=["crm/*.log"])
-    monkeypatch.setattr("jobs.serve.load_sources", lambda _: [elsewhere])
     monkeypatch.setenv("ASSAY_LANDING", str(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"members/received-1\.log, and only crm/\*\.log would be read"):
-        serve(load_settings(), "127.0.0.1", 0, None, RATE_LIMIT, ROLL_SECONDS)
+
+    def refusal() -> str:
+        with pytest.raises(ConfigurationError) as refused:  # the host is none, if nothing else is refused before
+            serve(load_settings(), "no.such.host.invalid", 0, None, RATE_LIMIT, ROLL_SECONDS)
+        return str(refused.value)
+
+    def mistaken(_names: list[str]) -> NoReturn:
+        raise ConfigurationError("a mistake")
+
+    assert "no such host" in refusal()
+    monkeypatch.setattr("jobs.serve.load_sources", lambda _: [elsewhere])
+    assert "members/received-1.log, and only crm/*.log would be read" in refusal()
+    monkeypatch.setattr("jobs.serve.load_sources", mistaken)
+    assert "no such host" in refusal(), "runs say it, and what is received stays"
+    monkeypatch.setattr("jobs.serve.source_names", lambda: {"signups"})
+    assert "there is no conf/sources/members.yaml" in refusal()
 
 
 @pytest.mark.parametrize(

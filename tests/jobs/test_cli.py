@@ -254,4 +254,4 @@ def test_a_second_set_up_waits_for_the_first_and_does_not_do_it_again(tmp_path: 
         for folder in (".jars", ".venv"):
             (tmp_path / folder).mkdir()
             (tmp_path / folder / ".ready").touch()
-    assert (second.communicate(timeout=60)[0], second.returncode) == ("", 0)
+    assert (second.communicate(timeout=60)[0], second.returncode) == ("setup: waiting for another one\n", 0)

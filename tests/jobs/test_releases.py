@@ -89,26 +89,38 @@ def test_a_lakehouse_takes_the_place_of_another_one_only_if_told_to(
 
 
 def test_a_lakehouse_that_was_brought_back_from_a_backup_takes_out_nothing_unless_told_to(
-    lab: Lab, tmp_path: Path, spark: SparkSession
+    lab: Lab, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, backup = with_gold("signups", "users"), tmp_path / "backup"
-    lab.land("signups/a.csv", HEADER + "1 1111,Ann,Ash,40,f,2024-01-01\n")
+
+    def land(name: str, number: int) -> Path:
+        return lab.land(f"signups/{name}.csv", HEADER + f"{number} {number}111,Ann,Ash,40,f,2024-01-01\n")
+
+    land("a", 1)
     lab.run(users)
     shutil.copytree(lab.lake.root, backup)
-    lab.land("signups/b.csv", HEADER + "2 2222,Bob,Bay,50,m,2024-01-01\n")
+    archived = land("b", 2)
     lab.run(users)
     shutil.rmtree(lab.lake.root)
     shutil.copytree(backup, lab.lake.root)
     forget_tables(spark)
-    archived = (lab.landing / "signups/b.csv").rename(tmp_path / "b.csv")
+    archived.rename(tmp_path / "b.csv")
 
-    with pytest.raises(AssayError, match="the lakehouse is older than what was last published from it"):
-        lab.run(users)
     plan = lab.assay("plan", "--source", "signups")[1]
     assert re.search(r"would refuse +to publish: the lakehouse is older than what was last published", plan)
+    for name, number in (("", 0), ("c", 3), ("d", 4)):  # it reads on, and has as many commits in the end
+        if name:
+            land(name, number)
+        with pytest.raises(
+            AssayError, match=r"the lakehouse .* is older than what was last published from it"
+        ) as error:
+            lab.run(users)
+    assert "assay run --take-over" in str(error.value.hint)
     assert lab.query("SELECT count(*) FROM restricted.users") == [(2,)]
-    shutil.copy2(archived, lab.landing / "signups/b.csv")
-    assert lab.run(users).release_id is None, "it has read as much, and the rows are the same"
+    monkeypatch.setattr(cli, "load_sources", lambda _: [users])  # all there are
+    assert lab.assay("run", "--take-over")[0] == 0
+    assert lab.query("SELECT count(*) FROM restricted.users") == [(3,)]
+    assert lab.run(users).release_id is None
 
 
 def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_be_done_changes_nothing(

@@ -1,6 +1,7 @@
 """A run of several sources: one that fails lets the others be refined, and nothing is published."""
 
 import fcntl
+import hashlib
 import json
 import shutil
 import subprocess
@@ -486,10 +487,25 @@ def test_which_rows_stay_is_a_setting_that_rows_are_parsed_with_and_a_rule_is_no
         {"order_by": ["org_id"]},
         {"rebuild": "when_replaced"},
     ]
-    others.append({"rebuild": "when_replaced"})
     found = [*map(fingerprint, others), fingerprint({}, {"full_extract": True})]
     assert len({now, *found}) == 6
     assert fingerprint({"rules": []}) == now
+
+
+def test_what_an_earlier_assay_has_parsed_is_not_parsed_anew(lab: Lab) -> None:
+    """It did not record which rows stay: an upgrade is no reason to judge all rows by today's code and rules."""
+    credits, run = load_sources(["credits"])[0], lab.start()
+    table = silver.silver_table(credits, next(iter(credits.parsed_tables)))
+    named = silver._named_settings(run, credits, next(iter(credits.parsed_tables)))
+    for recorded, is_otherwise in (
+        (hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16] if named else "", False),
+        ("of another time zone", True),
+    ):
+        run.ledger.record_table_states([TableState(table, logic=recorded)])
+        assert [state.table_name for state in silver._parsed_otherwise(run, credits)] == [table]
+        assert bool(silver._really_otherwise(run, credits)) == is_otherwise
+    run.ledger.record_table_states(silver._parsed_otherwise(run, credits))
+    assert silver._parsed_otherwise(run, credits) == []
 
 
 def test_a_file_is_looked_for_also_by_patterns_of_before_where_it_is_not_there(lab: Lab) -> None:
@@ -516,10 +532,13 @@ def test_a_source_under_another_name_does_not_take_the_place_of_its_former_rows(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "source_names", lambda: {"registrations"})
         check_name(signups)
-        with pytest.raises(ConfigurationError, match="users: was published from the source 'signups'") as error:
+        with pytest.raises(ConfigurationError, match="users was published from the source 'signups'") as error:
             check_name(renamed)
         assert "remove the folder gold/signups/users" in str(error.value.hint)
         run.ledger.record_table_states([TableState("gold/registrations/users")])
+        with pytest.raises(ConfigurationError, match="users was published from"):  # it was, and is gone since
+            check_name(renamed)
+        lab.lake.append(local_rows(run.spark, [], "n INT"), "gold/registrations/users")
         check_name(renamed)
 
 
@@ -534,7 +553,7 @@ def test_what_is_parsed_with_other_settings_is_asked_for_before_the_settings_are
         record_table_states=lambda _: done.append("record"),
     )
     monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [])
-    monkeypatch.setattr(silver, "_all_anew", lambda *_: Request(2, "settings", (1,)))
+    monkeypatch.setattr(silver, "settings_request", lambda *_: Request(2, "settings", (1,)))
     silver._see_to_settings(cast("Any", SimpleNamespace(ledger=ledger)), load_sources(["credits"])[0])
     assert done == ["ask", "record"]
 
@@ -543,7 +562,7 @@ def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypat
     source = load_sources(["interactions"])[0]
     table = next(iter(source.parsed_tables))
     state = TableState(silver.silver_table(source, table), logic="other")
-    monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [state])
+    monkeypatch.setattr(silver, "_really_otherwise", lambda *_: [state])
     history, run = History([FileEvent("interactions/a.csv", 1, 1, "customers:sha", "loaded", None, 1)]), Any
     for done, expected in ((0, None), (1, Request(2, "settings", (1,)))):
         monkeypatch.setattr(silver, "done_through", lambda _run, _source, name, done=done: done if name == table else 9)

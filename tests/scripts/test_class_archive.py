@@ -1,5 +1,6 @@
 """The archive of Java's classes: made by `make setup`, and missed by nobody where it cannot be made."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,20 @@ def test_where_none_can_be_made_that_is_said_and_is_no_error(
     said = "setup: Java's classes could not be kept (ZeroDivisionError): runs work as well, and start slower\n"
     assert capsys.readouterr().out == said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_another_set_up_has_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "classes.jsa"
+    monkeypatch.setattr(class_archive, "ARCHIVE", archive)
+    monkeypatch.setattr(class_archive, "start_session", lambda **_: 1 / 0)
+    for jars_at, archive_at, is_kept in ((1, 2, True), (2, 1, False)):
+        for file, at in ((tmp_path / ".ready", jars_at), (archive, archive_at)):
+            file.touch()
+            os.utime(file, (at, at))
+        class_archive.main()
+        assert (archive.exists(), capsys.readouterr().out == "") == (is_kept, is_kept)
 
 
 def test_what_no_run_would_work_without_ends_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,11 +147,18 @@ def test_a_file_that_was_moved_and_is_replaced_then_takes_its_earlier_rows_out()
 
 
 def test_what_is_copied_sent_again_or_only_not_looked_for_was_not_moved() -> None:
-    landing, history = delivered({"a": "1"})
+    landing, history = delivered({"a": "1", "of another content": "2"})
     landing.contents["b"] = "1"
     (copy,) = deliver(history, landing)[1]
-    del landing.contents["a"]
-    (elsewhere,) = plan(history, landing.listing(), landing.hashes, is_looked_for=lambda path: path != "a")
+    del landing.contents["a"], landing.contents["of another content"]
+    asked = list[str]()
+
+    def is_looked_for(path: str) -> bool:
+        asked.append(path)
+        return path != "a"
+
+    (elsewhere,) = plan(history, landing.listing(), landing.hashes, is_looked_for=is_looked_for)
+    assert asked == ["a"], "to look for a path may cost something"
     landing.touched["b"] = 5_000  # by who sends what was archived once more, in its time
     (again,) = deliver(history, landing)[1]
     assert [(e.status, e.moved_from) for e in (copy, elsewhere, again)] == [("known", [])] * 3

@@ -532,26 +532,15 @@ def test_what_nobody_thought_of_is_said_without_values(database: Database) -> No
     assert "a value" not in str(error.value)
 
 
-def test_a_lakehouse_that_has_read_less_than_what_is_published_is_refused_until_it_is_to_take_over(
-    database: Database,
-) -> None:
-    """Brought back from a backup, it would take out what came since."""
-    item = thing(ID_N, 0)
+def test_the_newest_release_tells_how_far_its_lakehouse_was(database: Database) -> None:
     with postgres.connect(database) as connection:
-        assert not postgres.is_older(connection, 0), "nothing is published yet"
+        assert postgres.ledger_commit(connection) is None, "nothing is published yet"
         postgres.prepare(connection, {})
-        for version in (7, 7, 8):
-            postgres.create_staging(connection, item)
+        for commit in ("1 a", None, "2 b"):
+            postgres.create_staging(connection, thing(ID_N, 0))
             with connection.transaction():
-                postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=version)
-        assert [postgres.is_older(connection, version) for version in (7, 8, 9)] == [True, False, False]
-        with pytest.raises(AssayError, match="is older than what was last published from it") as error:
-            postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=7)
-        assert "assay run --take-over" in str(error.value.hint)
-        postgres.create_staging(connection, item)
-        with connection.transaction():
-            postgres.release(connection, "run", "lakehouse", [item], [], ledger_version=7, take_over=True)
-        assert not postgres.is_older(connection, 7)
+                postgres.release(connection, "run", "lakehouse", [thing(ID_N, 0)], [], ledger_commit=commit)
+            assert postgres.ledger_commit(connection) == commit
 
 
 def test_tables_that_keep_their_readers_off_come_last_in_a_release(
