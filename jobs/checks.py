@@ -29,16 +29,15 @@ def _verify_name(run: Run, source: Source) -> None:
     Under another name, a source starts without its former rows, and would take them from those who read them.
     """
     states, declared = run.ledger.table_states(), source_names()
-    for name in source.gold_tables:
-        own = gold_table(source, name)
-        if own in states and run.lake.exists(own):
+    for path in sorted(states):
+        layer, other, name = path.split("/")
+        if layer != "gold" or other in declared or name not in source.gold_tables or not run.lake.exists(path):
             continue
-        for path in states:
-            other = path.split("/")[1]
-            if path == f"gold/{other}/{name}" and other not in declared and run.lake.exists(path):
-                raise ConfigurationError(
-                    f"{SOURCES_FOLDER / source.name}.yaml: {name} was published from the source {other!r}, which is "
-                    "not declared any more",
-                    f"call the source {other!r} again, whose rows the lakehouse has; or, if it is gone for good and "
-                    f"{source.name!r} takes its place, remove the folder {path} of the lakehouse",
-                )
+        own = gold_table(source, name)
+        if own not in states or not run.lake.exists(own):
+            raise ConfigurationError(
+                f"{SOURCES_FOLDER / source.name}.yaml: {name} was published from the source {other!r}, which is not "
+                "declared any more",
+                f"call the source {other!r} again, whose rows the lakehouse has; or, if it is gone for good and "
+                f"{source.name!r} takes its place, remove the folder {path} of the lakehouse",
+            )

@@ -1,4 +1,6 @@
-"""Kills runs, rollbacks and backfills at each step and at random moments, does them again, and compares the outcomes.
+"""Kills commands at each of their steps and at random moments, does them again, and compares the outcomes.
+
+Runs, rollbacks, backfills, replays, and runs after settings were changed.
 
     .venv/bin/python -m scripts.proof.crash              every step once, and 10 random moments: over an hour
     .venv/bin/python -m scripts.proof.crash --every 10   each tenth step
@@ -28,9 +30,9 @@ from rich.console import Console
 from jobs import releases
 from jobs.engine.context import Run, start_run
 from jobs.engine.session import PROJECT
-from jobs.engine.sources import load_sources
+from jobs.engine.sources import Source, load_sources
 from jobs.releases import Rollback
-from jobs.replay import ask_backfill
+from jobs.replay import ask_backfill, ask_replay
 from jobs.run import run_sources
 from scripts.proof.world import (
     SOURCES,
@@ -41,6 +43,8 @@ from scripts.proof.world import (
     ground,
     new_database,
     second_delivery,
+    set_otherwise,
+    strict,
 )
 
 _TIME_LIMIT = 900
@@ -57,15 +61,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Deed:
-    """What is disturbed: an `assay` command in a process of its own, and the same done in this one, which is warm."""
+    """What is disturbed: an `assay` command in a process of its own, and the same done in this one, which is warm.
+
+    `before` is done to what has been delivered, if anything is.
+    """
 
     arguments: Callable[[World], list[str]]
     do: Callable[[World], object]
+    before: Callable[[World], object] | None = None
 
 
-def finish(world: World) -> None:
-    """Runs to the end."""
-    run_sources(started(world), load_sources(list(world.sources)), "bronze", "publish")
+def finish(world: World, changed: Callable[[Source], Source] = lambda source: source) -> None:
+    """Runs to the end, perhaps with other declarations."""
+    run_sources(started(world), [*map(changed, load_sources(list(world.sources)))], "bronze", "publish")
 
 
 def roll_back(world: World, to: int = 1) -> Rollback:
@@ -84,21 +92,30 @@ def refine_anew(world: World) -> None:
     run_sources(run, sources, "bronze", "publish")
 
 
+def replay_held(world: World) -> None:
+    """All that is in quarantine of the first source."""
+    run, (source,) = started(world), load_sources([world.sources[0]])
+    ask_replay(run, source, None, None)
+    run_sources(run, [source], "silver", "publish")
+
+
 def _run(world: World) -> list[str]:
     return ["run", *[word for source in world.sources for word in ("-s", source)]]
 
 
 _EVER = date(2000, 1, 1)
 RUN = Deed(_run, finish)
-ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back)
-BACKFILL = Deed(lambda world: [*_run(world), "--from", str(_EVER)], refine_anew)
-DEEDS = {"run": RUN, "rollback": ROLLBACK, "backfill": BACKFILL}
+ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back, finish)
+BACKFILL = Deed(lambda world: [*_run(world), "--from", str(_EVER)], refine_anew, finish)
+REPLAY = Deed(lambda world: ["replay", "-s", world.sources[0]], replay_held, lambda world: finish(world, strict))
+SETTINGS = Deed(_run, finish, lambda world: finish(world, set_otherwise))
+DEEDS = {"run": RUN, "rollback": ROLLBACK, "backfill": BACKFILL, "replay": REPLAY, "settings": SETTINGS}
 
 
 class Bench:
     """A world with one delivery refined, in which the refinement of the next one is disturbed over and over.
 
-    Or the rollback of that, or a backfill of all, once it is done.
+    Or what is done about that once it is refined as well.
     """
 
     def __init__(self, folder: Path, spark: SparkSession, base: World, deed: Deed = RUN) -> None:
@@ -106,8 +123,8 @@ class Bench:
         first_delivery(base.landing)
         finish(base)
         second_delivery(base.landing)
-        if deed is not RUN:
-            finish(base)
+        if deed.before:
+            deed.before(base)
         self.before = base.published()
         with self.world() as world:
             deed.do(world)
@@ -191,7 +208,7 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", default=SOURCES, help="of members, signups, contacts (the first two)")
     parser.add_argument("--random", type=int, default=10, help="and at so many random moments (10)")
     parser.add_argument("--seed", type=int, default=7, help="of the random moments (7)")
-    parser.add_argument("--of", nargs="+", choices=DEEDS, default=list(DEEDS), help="run, rollback, backfill (all)")
+    parser.add_argument("--of", nargs="+", choices=DEEDS, default=list(DEEDS), help=f"{', '.join(DEEDS)} (all)")
     parser.add_argument("--as-if-large", action="store_true", help="bring tables up to date by what changed in others")
     given = parser.parse_args()
     as_if_large(given.as_if_large)

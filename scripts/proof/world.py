@@ -67,6 +67,24 @@ def relaxed(source: Source, *rules: str) -> Source:
     return Source.model_validate(content)
 
 
+def strict(source: Source) -> Source:
+    """The source with one more rule for each parsed table, which no row passes."""
+    content = source.model_dump(by_alias=True)
+    rule = {"name": "held", "expression": "false", "action": "quarantine", "reason": "as the proof has it"}
+    for name in source.parsed_tables:
+        content["tables"][name]["rules"].append(rule)
+    return Source.model_validate(content)
+
+
+def set_otherwise(source: Source) -> Source:
+    """The source with other settings that its rows are parsed with."""
+    content = source.model_dump(by_alias=True) | {"timezone": "Asia/Tokyo"}
+    for name in source.parsed_tables:
+        table = content["tables"][name]
+        table["rebuild"] = "always" if table["rebuild"] == "when_replaced" else "when_replaced"
+    return Source.model_validate(content)
+
+
 def land(landing: Path, path: str, text: str, at: int) -> None:
     file = landing / path
     file.parent.mkdir(parents=True, exist_ok=True)
