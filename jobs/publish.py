@@ -167,7 +167,7 @@ def publish(
         postgres.keep_others_off(connection)
         if not take_over:
             postgres.verify_owner(connection, lakehouse)
-            _verify_not_older(run, connection)
+            verify_not_older(run, connection)
         postgres.prepare(connection, reader_passwords(run.settings))
         # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
         is_foreign = postgres.is_of_another(connection, lakehouse)
@@ -218,6 +218,8 @@ def publish(
                     ledger_commit=run.ledger.commit(),
                     take_over=take_over,
                 )
+            if take_over and release_id is None:  # it has the same rows: it is the one that has published them
+                postgres.record_ledger_commit(connection, run.ledger.commit())
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
             if release_id is not None:
@@ -254,7 +256,7 @@ def is_older(run: Run, connection: Connection[Any]) -> bool:
     return commit is not None and not run.ledger.has(commit)
 
 
-def _verify_not_older(run: Run, connection: Connection[Any]) -> None:
+def verify_not_older(run: Run, connection: Connection[Any]) -> None:
     """Raises AssayError if it is: what came since would be taken out without a word."""
     if is_older(run, connection):
         raise AssayError(

@@ -516,14 +516,15 @@ def next_scope(
     news = {e.batch_id for e in (decided.accepted(done) if declared.keep == "newest" else decided.loaded(done))}
     if request:  # after it, nothing would account for the rows of a file that was set aside while it was read
         news |= {batch for batch, _ in decided.dead(done)}
+    if request and request.kind == "settings":  # with what is new: perhaps by a key that the table does not have yet
+        return Scope(0, request.batch_id, True, frozenset(decided.dead()), request)
     if through > done and (is_outdated or any(batch <= through for batch in news)):
         rebuild = declared.is_always_rebuilt or is_outdated
         after = 0 if rebuild else done
         return Scope(after, through, rebuild, frozenset(decided.dead(after)))
     if request:
-        # Rows that depend on each other are all checked anew, as they are whenever a file arrives; and with other
-        # settings, all are, perhaps by a key that the table does not have yet.
-        rebuild = declared.is_always_rebuilt or is_outdated or bool(referred) or request.kind == "settings"
+        # Rows that depend on each other are all checked anew, as they are whenever a file arrives.
+        rebuild = declared.is_always_rebuilt or is_outdated or bool(referred)
         return Scope(0, request.batch_id, rebuild, frozenset(decided.dead()), request)
     return None
 

@@ -115,12 +115,13 @@ class Lakehouse:
         return None if version < 0 else version
 
     def commit_id(self, table: str, version: int) -> str | None:
-        """What Delta calls the commit that made a version; None if the log no longer has it."""
+        """What Delta calls the commit that made a version; None if the log no longer has it, or never said."""
         file_system, file = located(self.spark, f"{self.path(table)}/_delta_log/{version:020}.json")
         if not file_system.exists(file):
             return None
         actions = map(json.loads, read_text(self.spark, file_system, file).splitlines())
-        return next((str(action["commitInfo"]["txnId"]) for action in actions if "commitInfo" in action), None)
+        found: str | None = next((a["commitInfo"].get("txnId") for a in actions if "commitInfo" in a), None)
+        return found
 
     def sync(self) -> None:
         """Waits until a lakehouse on this machine is on its disks: Delta itself does not."""

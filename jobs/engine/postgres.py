@@ -399,6 +399,12 @@ def ledger_commit(connection: psycopg.Connection[Any]) -> str | None:
     return row[0] if row else None
 
 
+def record_ledger_commit(connection: psycopg.Connection[Any], commit: str) -> None:
+    """Has the newest release be of the lakehouse as it is now."""
+    newest = "WHERE release_id = (SELECT max(release_id) FROM ops.releases)"
+    connection.execute(f"UPDATE ops.releases SET ledger_commit = %s {newest}", [commit])
+
+
 @contextmanager
 def said_if_refused(says: str, hint: str) -> Iterator[None]:
     """Raises AssayError naming table and constraint if a constraint refuses rows; its own text may quote values."""

@@ -45,6 +45,7 @@ from scripts.proof.world import (
     second_delivery,
     set_otherwise,
     strict,
+    third_delivery,
 )
 
 _TIME_LIMIT = 900
@@ -99,6 +100,11 @@ def replay_held(world: World) -> None:
     run_sources(run, [source], "silver", "publish")
 
 
+def set_otherwise_before_the_third_delivery(world: World) -> None:
+    finish(world, set_otherwise)
+    third_delivery(world.landing)
+
+
 def _run(world: World) -> list[str]:
     return ["run", *[word for source in world.sources for word in ("-s", source)]]
 
@@ -108,7 +114,7 @@ RUN = Deed(_run, finish)
 ROLLBACK = Deed(lambda _: ["rollback", "--to", "1"], roll_back, finish)
 BACKFILL = Deed(lambda world: [*_run(world), "--from", str(_EVER)], refine_anew, finish)
 REPLAY = Deed(lambda world: ["replay", "-s", world.sources[0]], replay_held, lambda world: finish(world, strict))
-SETTINGS = Deed(_run, finish, lambda world: finish(world, set_otherwise))
+SETTINGS = Deed(_run, finish, set_otherwise_before_the_third_delivery)
 DEEDS = {"run": RUN, "rollback": ROLLBACK, "backfill": BACKFILL, "replay": REPLAY, "settings": SETTINGS}
 
 

@@ -119,6 +119,13 @@ def second_delivery(landing: Path) -> None:
     shutil.copy2(landing / "contacts/a.jsonl", landing / "contacts/copy of a.jsonl")
 
 
+def third_delivery(landing: Path) -> None:
+    """One more file a source."""
+    land(landing, "members/d.log", entry("a" * 16, 44) + entry("d" * 16, 45), 1_700_000_300)
+    land(landing, "signups/d.csv", with_header(person(5, "Eve")), 1_700_000_300)
+    land(landing, "contacts/d.jsonl", contact(5, "Eve", "Ann"), 1_700_000_300)
+
+
 def entry(member: str, age: int) -> str:
     return f'{{id="{member}"|created_at="2023-06-27"|sex=1|age={age}|waiting_list_time=13.3|follow_reco=80.5}}\n'
 

@@ -116,11 +116,17 @@ def test_a_lakehouse_that_was_brought_back_from_a_backup_takes_out_nothing_unles
         ) as error:
             lab.run(users)
     assert "assay run --take-over" in str(error.value.hint)
+    with pytest.raises(AssayError, match=r"the lakehouse .* is older than"):  # else its commit would be the newest
+        rollback(lab, 1)
     assert lab.query("SELECT count(*) FROM restricted.users") == [(2,)]
+    # All is delivered again, and what came meanwhile is taken back: no row differs.
+    shutil.copy2(tmp_path / "b.csv", archived)
+    for name in ("c", "d"):
+        (lab.landing / f"signups/{name}.csv").write_text(HEADER)
     monkeypatch.setattr(cli, "load_sources", lambda _: [users])  # all there are
     assert lab.assay("run", "--take-over")[0] == 0
-    assert lab.query("SELECT count(*) FROM restricted.users") == [(3,)]
-    assert lab.run(users).release_id is None
+    assert lab.query("SELECT max(release_id) FROM ops.releases") == [(2,)]
+    assert lab.run(users).release_id is None, "it is not older any more"
 
 
 def test_a_rollback_is_left_by_runs_until_something_changes_and_one_that_cannot_be_done_changes_nothing(
