@@ -508,6 +508,17 @@ def test_what_an_earlier_assay_has_parsed_is_not_parsed_anew(lab: Lab) -> None:
     assert silver._parsed_otherwise(run, credits) == []
 
 
+def test_with_other_settings_a_table_is_made_anew_with_what_is_new() -> None:
+    """Not after that: perhaps the key has a column that the rows there do not have."""
+    members = load_sources(["members"])[0]
+    table = next(iter(members.parsed_tables))
+    request = Request(3, "settings", (1, 2))
+    decided = History([event("members/a.log", 1, "a"), event("members/b.log", 2, "b")], [request])
+    scope = silver.next_scope(members, table, decided, done=1, finished=2)
+    assert scope == silver.Scope(0, 3, True, frozenset(), request)
+    assert silver.next_scope(members, table, decided, done=3, finished=2) is None
+
+
 def test_a_file_is_looked_for_also_by_patterns_of_before_where_it_is_not_there(lab: Lab) -> None:
     """Else one that is moved with its folder, as a source's pattern is changed, counts twice once it is corrected."""
     run, signups = lab.start(), load_sources(["signups"])[0]
