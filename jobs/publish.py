@@ -166,8 +166,7 @@ def publish(
     with postgres.connect(target) as connection:
         postgres.keep_others_off(connection)
         if not take_over:
-            postgres.verify_owner(connection, lakehouse)
-            verify_not_older(run, connection)
+            verify_owner(run, connection)
         postgres.prepare(connection, reader_passwords(run.settings))
         # What another one has published, it has from versions of its own: nothing here is the same, whatever its rows.
         is_foreign = postgres.is_of_another(connection, lakehouse)
@@ -206,6 +205,7 @@ def publish(
         changed = [item for item, _ in loaded]
         if changed:  # Postgres has its release on the disk when it says so, and is not to be ahead of the lakehouse
             run.lake.sync()
+        commit = run.ledger.commit() if changed or take_over else None
         verify_held()
         with connection.transaction():
             with postgres.said_if_refused(_REFUSED, _WHY_REFUSED):
@@ -215,11 +215,11 @@ def publish(
                     lakehouse,
                     changed,
                     unchanged,
-                    ledger_commit=run.ledger.commit(),
+                    ledger_commit=commit,
                     take_over=take_over,
                 )
-            if take_over and release_id is None:  # it has the same rows: it is the one that has published them
-                postgres.record_ledger_commit(connection, run.ledger.commit())
+            if release_id is None and commit:  # it has the same rows: it is the one that has published them
+                postgres.record_ledger_commit(connection, commit)
             withheld = {name for name, table in last.items() if table.withheld_checksum}
             postgres.withhold(connection, {i.full_name: None for i in considered if i.full_name in withheld})
             if release_id is not None:
@@ -256,8 +256,12 @@ def is_older(run: Run, connection: Connection[Any]) -> bool:
     return commit is not None and not run.ledger.has(commit)
 
 
-def verify_not_older(run: Run, connection: Connection[Any]) -> None:
-    """Raises AssayError if it is: what came since would be taken out without a word."""
+def verify_owner(run: Run, connection: Connection[Any]) -> None:
+    """Raises AssayError if the newest release is of another lakehouse, or of this one when it had read more.
+
+    What came since would be taken out without a word.
+    """
+    postgres.verify_owner(connection, run.ledger.identity())
     if is_older(run, connection):
         raise AssayError(
             f"the lakehouse {run.settings.lakehouse} is older than what was last published from it; nothing was "

@@ -239,8 +239,7 @@ class _Declared:
 def _wanted(run: Run, connection: Connection[Any], to: int) -> dict[str, ReleasedTable]:
     """What the release holds. Raises AssayError if there is no such one, or if it is not from this lakehouse."""
     lakehouse = run.ledger.identity()
-    postgres.verify_owner(connection, lakehouse)
-    publish.verify_not_older(run, connection)  # else its commit would be the newest, and runs go on from there
+    publish.verify_owner(run, connection)  # else its commit would be the newest, and runs go on from there
     if postgres.is_of_another(connection, lakehouse, to):
         raise AssayError(
             f"release {to} was published from another lakehouse than {run.settings.lakehouse}; {_UNTOUCHED}",

@@ -184,10 +184,9 @@ def refine(run: Run, source: Source) -> SilverReport | None:
 def _see_to_settings(run: Run, source: Source) -> bool:
     """Has all rows parsed anew if they were with other settings than the present ones; makes a secret where none is.
 
-    Returns whether it is another secret than rows have ids of.
-
     Otherwise old rows would be in one time zone and new ones in another, or have two ids, and count twice. What is to
-    be done is written down before what has been seen, for a crash in between.
+    be done is written down before what has been seen, for a crash in between. Returns whether it is another secret than
+    rows have ids of.
     """
     with_ids = [table for table in source.parsed_tables if _needs_secret(source, table)]
     is_new = bool(with_ids) and id_secret.find(run.lake, source.name) is None
@@ -198,7 +197,7 @@ def _see_to_settings(run: Run, source: Source) -> bool:
         id_secret.make(run.lake, source.name)
         run.lake.sync()
     otherwise = _parsed_otherwise(run, source)
-    if request := settings_request(run, source, run.ledger.history(source.name)):
+    if request := _all_anew(run, source, otherwise, run.ledger.history(source.name)):
         run.ledger.ask(source.name, request.kind, request.batches)
     run.ledger.record_table_states(otherwise)
     return has_new_ids
@@ -206,17 +205,20 @@ def _see_to_settings(run: Run, source: Source) -> bool:
 
 def settings_request(run: Run, source: Source, history: History) -> Request | None:
     """What is to be asked for if rows were parsed with other settings than the present ones; None if none were."""
-    return _all_anew(run, source, _really_otherwise(run, source), history)
+    return _all_anew(run, source, _parsed_otherwise(run, source), history)
 
 
 def _all_anew(run: Run, source: Source, otherwise: list[TableState], history: History) -> Request | None:
     """That all batches are parsed anew; None if no table that was parsed `otherwise` has done any.
 
-    One that has done none, such as one that is declared since, is no reason.
+    One that has done none, such as one that is declared since, is no reason; nor is an upgrade by itself.
     """
     names = {state.table_name for state in otherwise}
     is_due = any(
-        silver_table(source, table) in names and done_through(run, source, table) for table in source.parsed_tables
+        silver_table(source, table) in names
+        and done_through(run, source, table)
+        and not _is_as_once_recorded(run, source, table)
+        for table in source.parsed_tables
     )
     batches = {event.batch_id for event in history.loaded()}
     return Request(history.newest_batch + 1, "settings", tuple(sorted(batches))) if is_due and batches else None
@@ -265,14 +267,9 @@ def _parsed_otherwise(run: Run, source: Source) -> list[TableState]:
     ]
 
 
-def _really_otherwise(run: Run, source: Source) -> list[TableState]:
-    """Less those that an earlier Assay has recorded, which did not record which rows stay."""
-    same = {
-        silver_table(source, table)
-        for table in source.parsed_tables
-        if _recorded_settings(run, source, table) == _fingerprint(_named_settings(run, source, table))
-    }
-    return [state for state in _parsed_otherwise(run, source) if state.table_name not in same]
+def _is_as_once_recorded(run: Run, source: Source, table: str) -> bool:
+    """Whether an earlier Assay has recorded the present settings of a table: it did not record which rows stay."""
+    return _recorded_settings(run, source, table) == _fingerprint(_named_settings(run, source, table))
 
 
 def _recorded_settings(run: Run, source: Source, table: str) -> str:

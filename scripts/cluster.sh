@@ -14,8 +14,8 @@ export SPARK_WORKER_CORES=${SPARK_WORKER_CORES:-1} SPARK_WORKER_MEMORY=${SPARK_W
 workers=${CLUSTER_WORKERS:-2} page=http://127.0.0.1:$SPARK_MASTER_WEBUI_PORT logs=data/logs
 mkdir -p -m 700 "$logs"  # texts of exceptions may quote rows
 
-# Else its workers would go to that one, and its jobs with them.
-if said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1); then
+health() { said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1); }
+if health; then  # its workers would go to that one, and its jobs with them
   printf 'error: %s\n' "another cluster is there: $said" \
     "end it, or name other ports: SPARK_MASTER_PORT, SPARK_MASTER_WEBUI_PORT" >&2
   exit 1
@@ -27,11 +27,10 @@ trap stop EXIT
 
 scripts/spark-master.sh >"$logs/spark-master.log" 2>&1 &
 processes+=($!)
-answers() { said=$(.venv/bin/python scripts/spark_health.py "$page" 2>&1); [[ $said == "alive: $SPARK_MASTER_URL, $1"* ]]; }
 up() {  # waits until so many workers are there
   for _ in $(seq 60); do
     kill -0 "${processes[0]}" 2>/dev/null || { said="the master has ended"; return 1; }
-    answers "$1" && return
+    health && [[ $said == "alive: $SPARK_MASTER_URL, $1"* ]] && return
     sleep 1
   done
   return 1

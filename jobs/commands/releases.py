@@ -7,7 +7,6 @@ import typer
 
 from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption, alone, new_console, show
 from jobs.engine.errors import AssayError
-from jobs.engine.lock import exclusive
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
 
@@ -56,8 +55,7 @@ def rollback(
     target = existing_database(settings)
     if target is None:
         raise AssayError(f"there is no release {to}: nothing has been published here", "publish it with `assay run`")
-    publish.check_lock(settings)
-    with exclusive(settings.lakehouse, "assay rollback", wait, database=lambda: target):
+    with alone(settings, "assay rollback", wait):
         if wait:
             sources = load_sources()
         run = start_run(settings, new_console(to_stderr=as_json), quiet=as_json, verbose=verbose)

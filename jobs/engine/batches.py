@@ -267,8 +267,8 @@ def plan(
     contents = {**hash_contents([f.path for f in changed if f.size > 0 and f.path not in unfit]), **unfit}
     batch_id = history.newest_batch + 1
     # Only a content that was read can have moved.
-    arrived = {(contents.get(f.path, EMPTY), f.modified_at // 1000) for f in changed} if read_before else set()
-    gone = _gone(history, listing, {each for each in arrived if each[0] in read_before}, is_looked_for)
+    arrived = {(c, f.modified_at // 1000) for f in changed if (c := contents.get(f.path, EMPTY)) in read_before}
+    gone = _gone(history, listing, arrived, is_looked_for)
     events = []
     for file in changed:
         content = contents.get(file.path, EMPTY)
@@ -297,9 +297,8 @@ def _gone(
 ) -> dict[tuple[str | None, int], list[str]]:
     """The paths that are no longer listed, by the content that they have and its time, which who moves a file keeps.
 
-    Only those of contents and times that have `arrived`: to look for a path may cost something.
-
-    To the second: bzip2, tar and others keep no more.
+    To the second: bzip2, tar and others keep no more. Only those of contents and times that have `arrived`: to look for
+    a path may cost something.
     """
     there, found = {file.path for file in listing}, dict[tuple[str | None, int], list[str]]()
     for path, event in sorted(history.newest_versions(accepted=True).items()):

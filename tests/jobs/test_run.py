@@ -503,7 +503,7 @@ def test_what_an_earlier_assay_has_parsed_is_not_parsed_anew(lab: Lab) -> None:
     ):
         run.ledger.record_table_states([TableState(table, logic=recorded)])
         assert [state.table_name for state in silver._parsed_otherwise(run, credits)] == [table]
-        assert bool(silver._really_otherwise(run, credits)) == is_otherwise
+        assert (not silver._is_as_once_recorded(run, credits, next(iter(credits.parsed_tables)))) == is_otherwise
     run.ledger.record_table_states(silver._parsed_otherwise(run, credits))
     assert silver._parsed_otherwise(run, credits) == []
 
@@ -564,7 +564,7 @@ def test_what_is_parsed_with_other_settings_is_asked_for_before_the_settings_are
         record_table_states=lambda _: done.append("record"),
     )
     monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [])
-    monkeypatch.setattr(silver, "settings_request", lambda *_: Request(2, "settings", (1,)))
+    monkeypatch.setattr(silver, "_all_anew", lambda *_: Request(2, "settings", (1,)))
     silver._see_to_settings(cast("Any", SimpleNamespace(ledger=ledger)), load_sources(["credits"])[0])
     assert done == ["ask", "record"]
 
@@ -573,7 +573,8 @@ def test_a_parsed_table_that_is_declared_since_has_no_rows_parsed_anew(monkeypat
     source = load_sources(["interactions"])[0]
     table = next(iter(source.parsed_tables))
     state = TableState(silver.silver_table(source, table), logic="other")
-    monkeypatch.setattr(silver, "_really_otherwise", lambda *_: [state])
+    monkeypatch.setattr(silver, "_parsed_otherwise", lambda *_: [state])
+    monkeypatch.setattr(silver, "_is_as_once_recorded", lambda *_: False)
     history, run = History([FileEvent("interactions/a.csv", 1, 1, "customers:sha", "loaded", None, 1)]), Any
     for done, expected in ((0, None), (1, Request(2, "settings", (1,)))):
         monkeypatch.setattr(silver, "done_through", lambda _run, _source, name, done=done: done if name == table else 9)
