@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 
 from pyspark.sql import functions as F
 
-from jobs import bronze
-from jobs.balance import verify_accounts
 from jobs.engine.batches import History
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.listing import line, some, table
 from jobs.engine.local_rows import local_rows
 from jobs.engine.sources import Source
+from jobs.layers.balance import verify_accounts
+from jobs.layers.histories import decisions
 
 # Of a batch with more files, the listing for people shows the sum; --file and --json show each.
 FILES_SHOWN = 20
@@ -118,7 +118,7 @@ def accounts_of(run: Run, sources: Sequence[Source], file: str | None) -> Accoun
     matches if no file is called so.
     """
     found = Accounting(is_of_files=file is not None)
-    histories = {source.name: bronze.decisions(run, source) for source in sources}
+    histories = {source.name: decisions(run, source) for source in sources}
     paths = {name: sorted(history.paths()) for name, history in histories.items()}
     wanted = paths if file is None else {name: matching_files(file, there) for name, there in paths.items()}
     if file is not None and not any(wanted.values()):

@@ -101,9 +101,9 @@ def run(
 ) -> None:
     """Refine raw files, raw to Postgres. Example: assay run --source contacts --until gold"""
     from jobs.engine.context import start_run
-    from jobs.publish import check_database
+    from jobs.engine.destination import check_database
+    from jobs.layers.run import run_sources
     from jobs.replay import ask_backfill
-    from jobs.run import run_sources
 
     settings, sources = load_settings(), load_sources(source)
     if until is Until.publish:
@@ -156,9 +156,9 @@ def replay(
 ) -> None:
     """Send quarantined rows through the present rules. Example: assay replay --source credits --rule action_known"""
     from jobs.engine.context import start_run
-    from jobs.publish import check_database
+    from jobs.engine.destination import check_database
+    from jobs.layers.run import run_sources
     from jobs.replay import ask_replay, preview
-    from jobs.run import run_sources
 
     settings, one = load_settings(), load_sources([source])[0]
     check_database(settings)
@@ -248,7 +248,7 @@ def db_url(
     ] = False,
 ) -> None:
     """Print a connection string; it names the file of the password. Example: psql "$(assay db url --role analyst)" """
-    from jobs.publish import reader_passwords
+    from jobs.engine.destination import reader_passwords
 
     settings = load_settings()
     if settings.postgres.host is not None:
@@ -271,7 +271,7 @@ def run_layer(layer: Layer) -> NoReturn:
     @job.command()
     def _job(source: SourceOption = None, wait: WaitOption = 0, verbose: VerboseOption = False) -> None:
         from jobs.engine.context import start_run
-        from jobs.run import run_sources
+        from jobs.layers.run import run_sources
 
         console, settings, sources = new_console(), load_settings(), load_sources(source)
         with alone(settings, f"jobs/{layer}.py", wait):
@@ -322,8 +322,8 @@ def _print(summary: Summary, console: Console, *, as_json: bool) -> None:
 def _sample_if_empty(settings: Settings, source: Source, console: Console, *, is_named: bool) -> None:
     """Sample files for a source that has no files yet, and never had any: sample rows would join real ones."""
     from api.parts import PREFIX
-    from jobs.bronze import named_file
     from jobs.engine.places import local_path
+    from jobs.layers.arrivals import named_file
 
     landing, bronze = (local_path(place) for place in (settings.landing, f"{settings.lakehouse}/bronze/{source.name}"))
     if landing is None or bronze is None or bronze.exists() or named_file(source):

@@ -15,7 +15,7 @@ from jobs.engine.listing import line
 from jobs.engine.masking import LONGEST, masked
 from jobs.engine.rules import is_held_by
 from jobs.engine.sources import Source
-from jobs.silver import quarantine_table, silver_table
+from jobs.layers.tables import quarantine_table, silver_table
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import publish, releases
+from jobs import releases
 from jobs.engine import documents, postgres, published_to
 from jobs.engine.context import Run
 from jobs.engine.database import Database
@@ -33,6 +33,7 @@ from jobs.engine.readers import literal
 from jobs.engine.session import logs_before, session_settings
 from jobs.engine.sources import Source
 from jobs.engine.versions import any_version, data_files, is_forgotten, modified_at
+from jobs.layers import outputs, publish
 
 MB = 1 << 20
 # Decision: compacting pays from so many small files on; a table's larger files are left as they are.
@@ -281,7 +282,7 @@ def _bring_documents(
     with postgres.connect(target) as connection:
         last = postgres.published(connection) if postgres.has_tables(connection, *postgres.RELEASES) else {}
     for source in sources:
-        shown = publish.newest(run, source)
+        shown = outputs.newest(run, source)
         names = [name for name in shown.documents if f"gold/{source.name}/{name}" in moved]
         if names and publish.is_all_released(run, source, last):  # what is not is for the next run to write
             with any_version(run.spark):

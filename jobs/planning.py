@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from py4j.protocol import Py4JJavaError
 
-from jobs import bronze, gold, publish, silver
-from jobs.checks import check
-from jobs.engine import embedded, postgres
+from jobs.engine import destination, embedded, postgres
 from jobs.engine.batches import FileEvent, History, Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError
@@ -23,6 +21,9 @@ from jobs.engine.listing import SHOWN, dotted, line, size, some
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication, publication
 from jobs.engine.sources import SOURCES_FOLDER, Source
+from jobs.layers import arrivals, bronze, histories, outputs, parsing, publish, recipes, refresh, scopes, shapes
+from jobs.layers.checks import check
+from jobs.layers.tables import bronze_table, gold_table, quarantine_table, silver_table
 
 
 @dataclass(frozen=True)
@@ -173,19 +174,19 @@ def plan_sources(run: Run, sources: Sequence[Source]) -> Plan:
 
 
 def _plan_source(run: Run, source: Source) -> SourcePlan:
-    planned, listed = SourcePlan(source.name, ignored=bronze.ignored(run, source)), bronze.listing(run, source)
-    before = bronze.decisions(run, source)
+    planned, listed = SourcePlan(source.name, ignored=arrivals.ignored(run, source)), arrivals.listing(run, source)
+    before = histories.decisions(run, source)
     planned.unfinished, decided = _unfinished(run, source, before, listed)
-    events = bronze.next_batch(run, source, decided, listed)
+    events = arrivals.next_batch(run, source, decided, listed)
     _sort_files(planned, events, decided)
     after = decided.followed_by(events)
     planned.vanished = [
-        PlannedFile(e.source_file, e.size, "its rows stay") for e in bronze.vanished(source, after, listed)
+        PlannedFile(e.source_file, e.size, "its rows stay") for e in arrivals.vanished(source, after, listed)
     ]
     changing = _plan_silver(run, source, after, planned)
     if all(table in changing or run.lake.exists(table) for table in _parsed(source)):
-        for recipes in (gold.derived_silver(source), gold.gold(source)):
-            wanted = gold.outdated(run, source, recipes, changing)
+        for computed in (recipes.derived_silver(source), recipes.gold(source)):
+            wanted = refresh.outdated(run, source, computed, changing)
             planned.refresh += [PlannedTable(table, why) for table, why in wanted.items()]
             changing |= wanted.keys()
     return planned
@@ -196,12 +197,12 @@ def _unfinished(
 ) -> tuple[UnfinishedBatch | None, History]:
     """The batch that a crash left, if one did, and what is decided once it is finished."""
     batch_id = before.newest_planned
-    if bronze.finished_batch(run, source) >= batch_id:
+    if histories.finished_batch(run, source) >= batch_id:
         return None, before
     files = [event for event in before.batch(batch_id) if event.status == "loaded"]
     unread = bronze.unread_tables(run, source, files, batch_id)
-    why = bronze.CHANGED if unread else bronze.CHANGED_MEANWHILE
-    changed = bronze.no_longer_as_planned(source, files, unread, listed, why)
+    why = arrivals.CHANGED if unread else arrivals.CHANGED_MEANWHILE
+    changed = arrivals.no_longer_as_planned(source, files, unread, listed, why)
     gone = {event.source_file for event in changed}
     left = [PlannedFile(e.source_file, e.size, "planned") for e in files if unread and e.source_file not in gone]
     set_aside = [PlannedFile(e.source_file, e.size, why) for e in files if e.source_file in gone]
@@ -229,34 +230,34 @@ def _sort_files(planned: SourcePlan, events: Sequence[FileEvent], decided: Histo
 
 
 def _parsed(source: Source) -> list[str]:
-    return [silver.silver_table(source, table) for table in source.parsed_tables]
+    return [silver_table(source, table) for table in source.parsed_tables]
 
 
 def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) -> set[str]:
     """Adds what silver would do once bronze is done; returns the Delta tables that it would change."""
     changing: set[str] = set()
-    if request := silver.settings_request(run, source, after):
+    if request := parsing.settings_request(run, source, after):
         after = after.asked(request)
     loaded = after.loaded()
     has_bronze = {
-        raw: run.lake.exists(bronze.bronze_table(source, raw))
-        or any(raw in bronze.tables_in(source, event) for event in loaded)
+        raw: run.lake.exists(bronze_table(source, raw))
+        or any(raw in histories.tables_in(source, event) for event in loaded)
         for raw in source.raw
     }
     if not any(has_bronze.values()):
         return changing
     for table, raw in source.parsed_tables.items():
-        target, reasons = silver.silver_table(source, table), []
-        done, quarantined = (of(run, source, table) for of in (silver.done_through, silver.quarantined_through))
+        target, reasons = silver_table(source, table), []
+        done, quarantined = (of(run, source, table) for of in (scopes.done_through, scopes.quarantined_through))
         while has_bronze[raw] and (
-            scope := silver.next_scope(source, table, after, done, after.newest_planned, quarantined)
+            scope := scopes.next_scope(source, table, after, done, after.newest_planned, quarantined)
         ):
             reasons.append(_why(source, table, scope, done))
             if scope.request and (asked := _request(scope.request)) not in planned.requests:
                 planned.requests.append(asked)
             done = scope.through
         if reasons:
-            changing.add(silver.quarantine_table(source, table))
+            changing.add(quarantine_table(source, table))
         elif not run.lake.exists(target):
             reasons.append("no file yet: made without rows")
         if reasons:
@@ -265,7 +266,7 @@ def _plan_silver(run: Run, source: Source, after: History, planned: SourcePlan) 
     return changing
 
 
-def _why(source: Source, table: str, scope: silver.Scope, done: int) -> str:
+def _why(source: Source, table: str, scope: scopes.Scope, done: int) -> str:
     if scope.request:
         return _request(scope.request)
     always = source.tables[table].is_always_rebuilt
@@ -286,7 +287,7 @@ def _request(request: Request) -> str:
 def _last_release(run: Run) -> _LastRelease:
     """What the newest release holds. Never starts the embedded Postgres; one that was never made holds nothing."""
     try:
-        database = publish.running_database(run.settings)
+        database = destination.running_database(run.settings)
         if database is None:
             if not embedded.exists(run.settings.database):
                 return _LastRelease({}, 1)
@@ -338,26 +339,26 @@ def _plan_publishing(
         else:
             planned.unchanged.append(name)
     if not last.unknown:
-        shown = publish.newest(run, source)
+        shown = outputs.newest(run, source)
         if is_held_back and is_certain:
-            shown = publish.shown_of(run, source, last.tables, last.documents)
+            shown = outputs.shown_of(run, source, last.tables, last.documents)
         try:
-            behind = publish.files_behind(run, source, shown)
+            behind = outputs.files_behind(run, source, shown)
         except (OSError, Py4JJavaError) as error:
             behind, planned.files_unknown = {}, type(error).__name__
-        planned.files += [file for name, file in behind.items() if gold.gold_table(source, name) not in refreshed]
+        planned.files += [file for name, file in behind.items() if gold_table(source, name) not in refreshed]
 
 
 def _publications(run: Run, source: Source, refreshed: dict[str, str]) -> list[Publication]:
     """The tables that the run would consider; those that it computes anew with the columns that they will have."""
     # Also where nothing was published yet: a declaration that does not fit its transform fails the run.
-    shapes = gold.shapes(run, source) if refreshed else {}
+    made = shapes.gold_shapes(run, source) if refreshed else {}
     states, items = run.ledger.table_states(), []
     for name, table in source.publish.items():
-        path, place = gold.gold_table(source, name), f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}"
+        path, place = gold_table(source, name), f"{SOURCES_FOLDER / source.name}.yaml, publish.{name}"
         state = states.get(path) or TableState(path)
         if path in refreshed or path in states:
-            frame = shapes[name] if path in refreshed else run.lake.read(path)
+            frame = made[name] if path in refreshed else run.lake.read(path)
             items.append(publication(name, table, state, frame, place))
     return items
 

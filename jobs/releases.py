@@ -15,8 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
-from jobs import publish
-from jobs.engine import embedded, postgres
+from jobs.engine import destination, embedded, postgres
 from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.errors import AssayError, ConfigurationError
@@ -29,7 +28,8 @@ from jobs.engine.publication import Publication, publication
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, PublishedTable, Source
 from jobs.engine.versions import any_version, has_all_files, is_gone
-from jobs.gold import gold_table
+from jobs.layers import outputs, publish
+from jobs.layers.tables import gold_table
 
 _UNTOUCHED = "nothing was changed"
 _WHY_REFUSED = "rolling back needs the tables to be declared as they were; or go back to a newer release"
@@ -98,7 +98,7 @@ class Rollback:
 
 def existing_database(settings: Settings) -> Database | None:
     """The Postgres that is published to; None if it is the embedded one and was never made."""
-    given = publish.given_database(settings)
+    given = destination.given_database(settings)
     if given or not embedded.exists(settings.database):
         return given
     return embedded.start(settings.database)
@@ -154,7 +154,7 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
             postgres.keep_others_off(connection)
         wanted = _wanted(run, connection, to)
         if not dry_run:
-            postgres.prepare(connection, publish.reader_passwords(run.settings))
+            postgres.prepare(connection, destination.reader_passwords(run.settings))
         last = postgres.published(connection)
         dropped = [name for name in wanted if name not in declared and name not in last]
         report.notes += [f"{name}: no source publishes it now, and it is not there any longer" for name in dropped]
@@ -192,12 +192,12 @@ def rollback(run: Run, sources: Sequence[Source], target: Database, to: int, *, 
         now, shown = postgres.published(connection), postgres.published_documents(connection)
     # If the tables were right already: a rollback may have been cut short between them and the files.
     concerned = moved or [s for s in sources if any(d.source is s for n, d in declared.items() if n in wanted)]
-    live = dict[str, publish.Shown]()
+    live = dict[str, outputs.Shown]()
     for source in concerned:
         # Documents may have changed since the last release without any table, and so without a release.
         is_newest = not moved and publish.is_all_released(run, source, now)
-        live[source.name] = publish.newest(run, source) if is_newest else publish.shown_of(run, source, now, shown)
-    report.files = publish.write_files(run, concerned, live, report.release_id)
+        live[source.name] = outputs.newest(run, source) if is_newest else outputs.shown_of(run, source, now, shown)
+    report.files = outputs.write_files(run, concerned, live, report.release_id)
     report.is_held_back = any(table.withheld_checksum for table in now.values())
     return report
 
@@ -214,7 +214,7 @@ def _documents(
         had, path = released.get((source.name, name)), gold_table(source, name)
         if had is None:
             why = f"release {report.to} does not say which it had"
-        elif not publish.is_of_present_table(run, source, name, had) or _if_there(run, path, had.version) is None:
+        elif not outputs.is_of_present_table(run, source, name, had) or _if_there(run, path, had.version) is None:
             why = f"version {had.version} of {dotted(path)}, which release {report.to} had, is gone"
         else:
             found[(source.name, name)] = had

@@ -10,13 +10,14 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import bronze, silver
-from jobs.balance import verify_bronze
 from jobs.engine.batches import Request
 from jobs.engine.context import Run
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.rules import IS_VALID, VIOLATIONS, is_held_by
 from jobs.engine.sources import Source
+from jobs.layers import evaluation, histories, scopes
+from jobs.layers.balance import verify_bronze
+from jobs.layers.tables import ROW, quarantine_table
 
 
 @dataclass
@@ -92,7 +93,7 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
     duplicates = {row["batch_id"] for row in rows if row["batch_id"] > min(found) or row["batch_id"] in anew}
     to_come: set[int] = set()
     for table, raw in source.parsed_tables.items():
-        history, done = bronze.history(run, source, raw), silver.done_through(run, source, table)
+        history, done = histories.history(run, source, raw), scopes.done_through(run, source, table)
         to_come |= {event.batch_id for event in history.loaded(done)}
         to_come |= {batch for request in history.requests if request.batch_id > done for batch in request.batches}
     return _ask_backfill(run, source, sorted({*found, *duplicates, *to_come}))
@@ -100,7 +101,7 @@ def ask_backfill(run: Run, source: Source, first: date, last: date) -> Request |
 
 def _ask_backfill(run: Run, source: Source, batches: list[int]) -> Request:
     """Asks for it, unless a run that did not get that far has: it is to be done once."""
-    done = min(silver.done_through(run, source, table) for table in source.parsed_tables)
+    done = min(scopes.done_through(run, source, table) for table in source.parsed_tables)
     for request in run.ledger.history(source.name).requests:
         if request.batch_id > done and request.kind == "backfill" and sorted(request.batches) == batches:
             return request
@@ -115,7 +116,7 @@ def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Pr
         rows = _quarantined(run, source, table, rule, batch)
         if rows is None:
             continue
-        evaluated = silver.evaluated_now(run, source, table, rows.select(*silver.ROW).distinct()).persist()
+        evaluated = evaluation.evaluated_now(run, source, table, rows.select(*ROW).distinct()).persist()
         result.rows += evaluated.count()
         result.passing += evaluated.where(IS_VALID).count()
         rules = evaluated.select(F.explode(VIOLATIONS).alias("rule")).groupBy("rule").count().collect()
@@ -125,7 +126,7 @@ def preview(run: Run, source: Source, rule: str | None, batch: int | None) -> Pr
 
 
 def _quarantined(run: Run, source: Source, table: str, rule: str | None, batch: int | None) -> DataFrame | None:
-    path = silver.quarantine_table(source, table)
+    path = quarantine_table(source, table)
     if not run.lake.exists(path):
         return None
     rows = run.lake.read(path).where(is_held_by(rule))
@@ -134,5 +135,5 @@ def _quarantined(run: Run, source: Source, table: str, rule: str | None, batch: 
 
 def _refuse_unfinished(run: Run, source: Source) -> None:
     planned = run.ledger.history(source.name).newest_planned
-    if bronze.finished_batch(run, source) < planned:
+    if histories.finished_batch(run, source) < planned:
         raise AssayError(f"{source.name}: batch {planned} was planned and never finished", "finish it first: assay run")

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from jobs import publish
-from jobs.engine import postgres
+from jobs.engine import destination, postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.listing import line
 from jobs.engine.settings import Settings
@@ -69,7 +68,7 @@ def rules_of(settings: Settings, sources: Sequence[Source]) -> Rulebook:
 def _rates(settings: Settings) -> tuple[dict[tuple[str, str, str], float], str | None]:
     """By source, table and rule: the share of violating rows when it was last applied, as Postgres knows it."""
     try:
-        database = publish.running_database(settings)
+        database = destination.running_database(settings)
         if database is None:
             return {}, "the embedded Postgres is not running (assay db start)"
         with postgres.connect(database, read_only=True) as connection:

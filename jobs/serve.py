@@ -10,12 +10,12 @@ from api.keys import VARIABLE, parse_keys
 from api.server import serve as serve_http
 from jobs.engine import embedded
 from jobs.engine.database import read_password
+from jobs.engine.destination import given_database
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.landing import is_expected
 from jobs.engine.places import local_path
 from jobs.engine.settings import Settings
 from jobs.engine.sources import SOURCES_FOLDER, load_sources, source_names
-from jobs.publish import given_database
 
 ROLE = ServiceConfig.role
 MEMBERS = "members"  # the source's folder below the landing folder

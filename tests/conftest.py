@@ -17,12 +17,12 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from jobs import silver
 from jobs.engine import embedded
 from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.session import FOR_FEW_ROWS, JAVA_FOR_FEW_ROWS, JAVA_OPTIONS, start_session
 from jobs.engine.sources import Source, load_sources
+from jobs.layers import shapes
 from scripts.proof.world import new_database
 from scripts.samples import SampleCounts
 from tests.lab import Lab, Place, forget_tables
@@ -143,13 +143,13 @@ def _check_once(run: Run, source: Source) -> None:
         _CHECKED.add(declared)
 
 
-_CHECK, _CHECKED = silver.check, set[tuple[str, str]]()
+_CHECK, _CHECKED = shapes.check, set[tuple[str, str]]()
 
 
 @pytest.fixture
 def lab(tmp_path: Path, spark: SparkSession, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """Landing, lakehouse, output and database of one test."""
-    monkeypatch.setattr(silver, "check", _check_once)
+    monkeypatch.setattr(shapes, "check", _check_once)
     yield Lab(tmp_path, spark, database)
     forget_tables(spark)  # these are not seen again
 

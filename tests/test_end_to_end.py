@@ -17,8 +17,8 @@ from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.progress import Steps
 from jobs.engine.summary import Summary
+from jobs.layers.run import run_sources
 from jobs.replay import ask_backfill
-from jobs.run import run_sources
 from scripts.proof.world import new_database
 from tests.lab import Lab, with_gold
 
@@ -296,7 +296,7 @@ def test_a_transform_that_loses_rows_is_caught_and_nothing_is_published(
 def test_a_file_that_changes_between_plan_and_read_is_read_in_its_new_form(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import bronze
+    from jobs.layers import bronze
 
     whole = bronze.read_lines
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from jobs import bronze
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.sources import Source, load_sources
+from jobs.layers import arrivals, bronze
 from tests.lab import Lab, with_gold
 
 HEADER = "org_id,user_id,credit_type,action,credits,timestamp\n"
@@ -175,7 +175,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     # One that an earlier Assay has called by its path from the root keeps that name.
     old = lab.land("signups/old.csv", header + "5 0001,Ed,Ash,20,M,2024-05-09\n")
     with monkeypatch.context() as patch:
-        patch.setattr(bronze, "_below_landing", lambda *_: None)
+        patch.setattr(arrivals, "_below_landing", lambda *_: None)
         patch.setenv("CSV_FILE", str(old))
         lab.run("signups", until="bronze")
     monkeypatch.setenv("CSV_FILE", str(old))
@@ -184,7 +184,7 @@ def test_a_source_can_be_read_from_files_that_are_named_alone(lab: Lab, monkeypa
     assert {row.user_id for row in lab.table("silver/signups/signups").collect()} == {1, 3, 6, 7, 9}
 
     # One that would be called as a file of the landing folder is: it would take its place.
-    monkeypatch.setattr(bronze, "is_expected", lambda path, _: f"/{path}" == str(second))
+    monkeypatch.setattr(arrivals, "is_expected", lambda path, _: f"/{path}" == str(second))
     monkeypatch.setenv("CSV_FILE", str(second))
     with pytest.raises(ConfigurationError, match=r"would be taken for .*/elsewhere/2/one\.csv of the landing folder"):
         lab.run("signups", until="bronze")

@@ -4,9 +4,9 @@ from datetime import date, datetime
 
 import pytest
 
-from jobs.bronze import history
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.sources import Source, load_sources
+from jobs.layers.histories import history
 from jobs.planning import plan_sources
 from tests.jobs.engine.test_workbooks import workbook
 from tests.lab import Lab, with_gold

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame
 
-from jobs import bronze
+from jobs.layers import bronze
 from tests.lab import Lab, with_gold
 
 ANN, BOB, CYD = "ada6ee1abc22511c", "b0b6ee1abc22511c", "c1d6ee1abc22511c"

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from jobs import cli, replay, silver
+from jobs import cli, replay
 from jobs.engine.batches import FileEvent
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.ledger import RowAccount
 from jobs.engine.sources import Source
+from jobs.layers import scopes, silver
 from scripts.proof.world import relaxed
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end_members import ANN, BOB, entry
@@ -151,7 +152,7 @@ def test_a_backfill_takes_the_batches_whose_duplicates_may_be_of_its_rows(
     monkeypatch.setattr(type(ledger), "ingested_between", lambda *_: [3])
     # Of what silver has not read, nobody knows yet.
     for done, batches in ((6, (1, 3, 4)), (5, (1, 3, 4)), (4, (1, 3, 4, 5))):
-        monkeypatch.setattr(silver, "done_through", lambda *_, done=done: done)
+        monkeypatch.setattr(scopes, "done_through", lambda *_, done=done: done)
         asked = replay.ask_backfill(run, members, date.today(), date.today())
         assert asked is not None
         assert asked.batches == batches
@@ -196,7 +197,7 @@ def test_quarantine_of_passes_that_were_cut_short_one_after_the_other_is_made_an
 def test_a_batch_that_was_never_finished_comes_first(
     lab: Lab, members: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import bronze
+    from jobs.layers import bronze
 
     lab.land("members/a.log", entry(BOB) + NO_DATE)
     with monkeypatch.context() as patch:

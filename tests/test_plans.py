@@ -9,11 +9,12 @@ import pytest
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from jobs import gold, silver
+from jobs.engine import calls
 from jobs.engine.csv_files import CsvForm, read_csv
 from jobs.engine.readers import read_lines
 from jobs.engine.session import PROJECT, java_class
 from jobs.engine.sources import load_sources
+from jobs.layers import parsing, shapes
 from tests.lab import Lab
 
 SOURCES = ("contacts", "credits", "interactions", "members", "signups")
@@ -42,10 +43,10 @@ def is_unpartitioned(node: Any) -> bool:
 def frames(lab: Lab, name: str) -> dict[str, DataFrame]:
     """Each table of a source as its transform makes it, from tables without rows."""
     run, source = lab.start(), load_sources([name])[0]
-    tables = gold.shapes(run, source) | silver.shapes(run, source)  # silver first, as for gold
-    made = {table: silver._shape(run, source, table) for table in source.parsed_tables}
-    made |= {t: silver.call(source.silver_transform(t), tables, source) for t in source.derived_tables}
-    return made | {f"gold.{t}": silver.call(source.gold_transform(t), tables, source) for t in source.gold_tables}
+    tables = shapes.gold_shapes(run, source) | shapes.silver_shapes(run, source)  # silver first, as for gold
+    made = {table: parsing.shape(run, source, table) for table in source.parsed_tables}
+    made |= {t: calls.call(source.silver_transform(t), tables, source) for t in source.derived_tables}
+    return made | {f"gold.{t}": calls.call(source.gold_transform(t), tables, source) for t in source.gold_tables}
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -42,8 +42,8 @@ WaitOption = Annotated[
 
 def alone(settings: Settings, what: str, wait: float) -> AbstractContextManager[None]:
     """Keeps other runs off the lakehouse meanwhile; taken before Spark starts, which a second run need not do."""
+    from jobs.engine.destination import check_lock, database
     from jobs.engine.lock import exclusive
-    from jobs.publish import check_lock, database
 
     check_lock(settings)
     return exclusive(settings.lakehouse, what, wait, database=lambda: database(settings))

@@ -31,9 +31,9 @@ from jobs import releases
 from jobs.engine.context import Run, start_run
 from jobs.engine.session import PROJECT
 from jobs.engine.sources import Source, load_sources
+from jobs.layers.run import run_sources
 from jobs.releases import Rollback
 from jobs.replay import ask_backfill, ask_replay
-from jobs.run import run_sources
 from scripts.proof.world import (
     SOURCES,
     World,

@@ -26,7 +26,7 @@ from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import Settings
 from jobs.engine.sources import Source, load_sources
-from jobs.run import run_sources
+from jobs.layers.run import run_sources
 from scripts.proof.world import ground, postgres_settings
 
 Damage = Callable[[random.Random, bytes], bytes]

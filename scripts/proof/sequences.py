@@ -25,8 +25,8 @@ from jobs.engine.database import Database
 from jobs.engine.errors import AssayError
 from jobs.engine.sources import Source, load_sources
 from jobs.engine.summary import Summary
+from jobs.layers.run import run_sources
 from jobs.maintain import maintain
-from jobs.run import run_sources
 from scripts.proof.crash import started
 from scripts.proof.dirt import damaged_files
 from scripts.proof.steps import watched

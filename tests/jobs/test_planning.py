@@ -10,13 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from jobs import bronze, gold, publish, replay, silver
+from jobs import replay
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import PostgresSettings
 from jobs.engine.sources import Source
+from jobs.layers import bronze, gold, outputs, scopes, silver
+from jobs.layers.run import run_sources
+from jobs.layers.tables import silver_table
 from jobs.planning import Plan, plan_sources
-from jobs.run import run_sources
 from scripts.proof.world import relaxed
 from tests.lab import Lab, with_gold
 from tests.test_end_to_end import BASE
@@ -68,7 +70,7 @@ def not_allowed(*_: Any) -> None:
 def watched() -> Iterator[dict[str, list[str]]]:
     """The files that a run decides about, by status, and the Delta tables that it makes."""
     seen: dict[str, list[str]] = {"loaded": [], "known": [], "rejected": [], "refreshed": []}
-    whole = bronze.refine, silver._refine, silver._make_empty, gold._refresh
+    whole = bronze.refine, silver._refine, silver._make_empty, gold.refresh
 
     def read(run: Any, source: Source) -> Any:
         report = whole[0](run, source)
@@ -76,13 +78,13 @@ def watched() -> Iterator[dict[str, list[str]]]:
             seen[event.status].append(event.source_file)
         return report
 
-    def refined(run: Any, source: Source, table: str, scope: silver.Scope) -> Any:
-        seen["refreshed"].append(silver.silver_table(source, table))
+    def refined(run: Any, source: Source, table: str, scope: scopes.Scope) -> Any:
+        seen["refreshed"].append(silver_table(source, table))
         return whole[1](run, source, table, scope)
 
     def made_empty(run: Any, source: Source, table: str) -> None:
-        is_new = not run.lake.exists(silver.silver_table(source, table))
-        seen["refreshed"] += [silver.silver_table(source, table)] * is_new
+        is_new = not run.lake.exists(silver_table(source, table))
+        seen["refreshed"] += [silver_table(source, table)] * is_new
         whole[2](run, source, table)
 
     def refreshed(*arguments: Any) -> Any:
@@ -94,7 +96,7 @@ def watched() -> Iterator[dict[str, list[str]]]:
         patch.setattr(bronze, "refine", read)
         patch.setattr(silver, "_refine", refined)
         patch.setattr(silver, "_make_empty", made_empty)
-        patch.setattr(gold, "_refresh", refreshed)
+        patch.setattr(gold, "refresh", refreshed)
         yield seen
 
 
@@ -259,7 +261,7 @@ def test_a_plan_names_files_that_the_run_would_write_again(
 
     # Somebody else may plan, who may not look there.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "files_behind", not_allowed)
+        patch.setattr(outputs, "files_behind", not_allowed)
         blind = planned(lab, declared)
     assert "which cannot be looked at (PermissionError)" in blind.as_text()
     assert not blind.is_empty

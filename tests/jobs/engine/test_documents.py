@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs import gold
 from jobs.engine.delta import Lakehouse
 from jobs.engine.documents import is_current, write
 from jobs.engine.errors import AssayError, ConfigurationError
 from jobs.engine.fingerprints import measured
 from jobs.engine.sources import Document
+from jobs.layers import gold
+from jobs.layers.tables import gold_table
 from tests.lab import Lab, forget_tables, with_gold
 
 MEMBERS = Document(folder="processed", prefix="member-", suffix=".json", key="member_id")
@@ -161,7 +162,7 @@ def test_files_that_are_to_be_called_otherwise_take_the_place_of_those_that_ther
 def test_keys_that_do_not_each_name_a_file_are_found_before_anything_is_published(lab: Lab) -> None:
     members = with_gold("members", "member_documents")
     (name, document), run = next(iter(members.documents.items())), lab.start()
-    path = gold.gold_table(members, name)
+    path = gold_table(members, name)
 
     def check(*keys: str | None) -> None:
         rows = run.spark.createDataFrame([(key, "text") for key in keys], f"{document.key} STRING, document STRING")

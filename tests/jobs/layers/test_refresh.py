@@ -14,8 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import transforms.contacts
-from jobs import gold, replay
+from jobs import replay
 from jobs.engine import delta, postgres
+from jobs.engine.calls import call
 from jobs.engine.context import Run
 from jobs.engine.database import Database
 from jobs.engine.delta import Changes
@@ -24,7 +25,7 @@ from jobs.engine.fingerprints import checksum
 from jobs.engine.ledger import Ledger, TableState
 from jobs.engine.publication import Publication
 from jobs.engine.sources import Source, load_sources
-from jobs.silver import call
+from jobs.layers import increments, recipes
 from scripts.proof.world import relaxed
 from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE
@@ -58,14 +59,14 @@ def transferred(day: str, *, to: str, until: str | None = None, **fields: object
 def touched(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     """By table, the slices, or groups, that its newest computation computed anew."""
     found: dict[str, set[str]] = {}
-    original = gold._touched
+    original = increments.touched_parts
 
-    def watched(source: Source, recipe: gold.Recipe, *rest: Any) -> DataFrame:
+    def watched(source: Source, recipe: recipes.Recipe, *rest: Any) -> DataFrame:
         rows = original(source, recipe, *rest)
         found[recipe.table] = {str(row[0]) for row in rows.select(F.col(rows.columns[0]).cast("string")).collect()}
         return rows
 
-    monkeypatch.setattr(gold, "_touched", watched)
+    monkeypatch.setattr(increments, "touched_parts", watched)
     return found
 
 
@@ -73,13 +74,13 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 def added_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """The tables to whose sums others were added; by each, whether some were taken away, too."""
     found: dict[str, bool] = {}
-    original = gold._with_changes_added_up
+    original = increments.with_changes_added_up
 
-    def watched(run: Run, source: Source, recipe: gold.Recipe, changes: Mapping[str, Changes]) -> DataFrame:
+    def watched(run: Run, source: Source, recipe: recipes.Recipe, changes: Mapping[str, Changes]) -> DataFrame:
         found[recipe.table] = any(change.removed is not None for change in changes.values())
         return original(run, source, recipe, changes)
 
-    monkeypatch.setattr(gold, "_with_changes_added_up", watched)
+    monkeypatch.setattr(increments, "with_changes_added_up", watched)
     return found
 
 
@@ -103,7 +104,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 def assert_as_a_whole(lab: Lab, source: Source, columns: Mapping[str, str]) -> None:
     """Every derived table has the rows that its inputs make of it, as recorded, and Postgres has them, too."""
     states = lab.start().ledger.table_states()
-    for recipe in [*gold.derived_silver(source), *gold.gold(source)]:
+    for recipe in [*recipes.derived_silver(source), *recipes.gold(source)]:
         inputs = {name: lab.table(path) for name, path in recipe.inputs.items()}
         expected, actual = (
             Counter(map(str, frame.collect()))
@@ -154,7 +155,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert touched == {"silver/contacts/open_case_days": days}
 
     # Nothing but what is known, and what is held back: no table is written.
-    versions = {recipe.table: lab.lake.version(recipe.table) for recipe in gold.gold(contacts)}
+    versions = {recipe.table: lab.lake.version(recipe.table) for recipe in recipes.gold(contacts)}
     lab.land("contacts/nothing.jsonl", known + backwards.replace("07-07", "07-08"))
     assert lab.run(contacts).release_id is None
     assert {table: lab.lake.version(table) for table in versions} == versions
@@ -299,7 +300,7 @@ def test_members_are_computed_anew_who_have_other_entries_also_late_ones_and_one
 
     # A file that was replaced takes entries out: one member is none any more, another is as before, and older. As many
     # as these are joined, not named.
-    monkeypatch.setattr(gold, "_FEW_PARTS", 0)
+    monkeypatch.setattr(increments, "_FEW_PARTS", 0)
     lab.land("members/c.log", entry(BOB, age=31))
     lab.land("members/news.log", late + entry(ANN))
     lab.run(members)
@@ -316,7 +317,7 @@ def test_of_files_only_those_parts_are_read_that_can_have_the_days(lab: Lab) -> 
     inputs = {name: lab.table(f"silver/contacts/{name}") for name in ("contacts", "assignments")}
     rows = call(contacts.silver_transform("open_case_days"), inputs, contacts)
     days = lab.lake.spark.sql("SELECT explode(array(DATE'2023-02-01', DATE'2023-02-03', DATE'2023-02-02')) AS day")
-    plan = gold._with_parts_anew(rows.where("false"), rows, days)._jdf.queryExecution().optimizedPlan().toString()
+    plan = increments.with_parts_anew(rows.where("false"), rows, days)._jdf.queryExecution().optimizedPlan().toString()
     for name in ("started_at", "ended_at"):
         bounds = rf"\({name}#\d+ >= 2023-02-01 00:00:00\) AND \({name}#\d+ < 2023-02-04 00:00:00\)"
         assert len(re.findall(bounds, plan)) == 2, "of contacts and of assignments"
@@ -342,26 +343,26 @@ def test_a_table_that_is_computed_from_two_is_not_one_of_rows_alone(
     content = load_sources([source])[0].model_dump(by_alias=True)
     content[kind][table] |= {"slice_by": None, way: True}
     with pytest.raises(ConfigurationError, match=rf"{source}\.{table} is declared {way}, and computed from 2"):
-        gold.check(Source.model_validate(content))
+        recipes.check(Source.model_validate(content))
 
 
 def test_a_table_of_other_than_sums_is_not_additive(spark: SparkSession) -> None:
     declared = load_sources(["contacts"])[0].tables["case_days"]
-    recipe = gold.Recipe("silver/contacts/case_days", lambda: None, {}, declared)
+    recipe = recipes.Recipe("silver/contacts/case_days", lambda: None, {}, declared)
     for wrong in (
         "counselor_name STRING, day DATE, mean DOUBLE",
         "counselor_name STRING, day DATE",
         "counselor_name STRING, n INT",
     ):
         with pytest.raises(ConfigurationError) as error:
-            gold._added_up(recipe, spark.createDataFrame([], wrong))
+            increments.added_up(recipe, spark.createDataFrame([], wrong))
         assert str(error.value).startswith("silver.contacts.case_days is declared additive, and its transform returns ")
         assert "counselor_name string" in str(error.value)
         assert "expected its key (counselor_name, day)" in str(error.value.hint)
 
 
 def test_what_adds_up_to_nothing_has_no_row_and_a_sum_of_nothing_is_0(spark: SparkSession) -> None:
-    recipe = gold.Recipe(
+    recipe = recipes.Recipe(
         "silver/contacts/case_days", lambda: None, {}, load_sources(["contacts"])[0].tables["case_days"]
     )
     one, other = date(2023, 1, 1), date(2023, 1, 2)
@@ -373,6 +374,6 @@ def test_what_adds_up_to_nothing_has_no_row_and_a_sum_of_nothing_is_0(spark: Spa
         (None, None, 1, Decimal("9.5")),
     ]
     frame = spark.createDataFrame(rows, "counselor_name STRING, day DATE, n INT, total DECIMAL(3,1)")
-    sums = gold._added_up(recipe, frame)
+    sums = increments.added_up(recipe, frame)
     assert_rows(sums, [("Yan", other, 1, Decimal("0.0")), (None, None, 2, Decimal("10.0"))])
     assert sums.dtypes == frame.dtypes

@@ -1,11 +1,10 @@
 """Whether every row is accounted for: accounts held against themselves, and against the rows that the tables have."""
 
-from jobs.bronze import bronze_table
 from jobs.engine import accounts
 from jobs.engine.accounts import Accounted
 from jobs.engine.context import Run
 from jobs.engine.sources import Source
-from jobs.silver import quarantine_table, silver_table, silver_writer
+from jobs.layers.tables import bronze_table, quarantine_table, silver_table, silver_writer
 
 
 def verify_accounts(run: Run, source: Source) -> None:
