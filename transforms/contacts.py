@@ -117,20 +117,20 @@ def case_days(contacts: DataFrame, timezone: str = "UTC") -> DataFrame:
     Decision: a case that returns to the same counselor counts once, on the day on which they took it first, also if it
     returns after midnight. The day is that of `timezone`, as the sender wrote it.
     """
-
-    def taken(name: Column) -> Column:
-        first = F.array_position("counselor_names", name).cast("int") - 1
-        taken_over_at = F.coalesce(F.get("transferred_at", first - 1), "started_at")
-        day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
-        return F.struct(name.alias("counselor_name"), day.alias("day"))
-
-    # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
-    cases = contacts.select(
-        F.explode(F.transform(F.array_distinct("counselor_names"), taken)).alias("case"),
+    held = contacts.select(
+        "started_at",
+        "counselor_names",
+        "transferred_at",
+        F.posexplode("counselor_names").alias("position", "counselor_name"),
         "initial_risk_level",
         "call_rating",
     )
-    return cases.groupBy("case.counselor_name", "case.day").agg(
+    # A contact is one row, so its own list shows what it counts for: nothing need be compared with other rows.
+    is_first = F.array_position("counselor_names", F.col("counselor_name")) == F.col("position") + 1
+    taken_over_at = F.coalesce(F.get("transferred_at", F.col("position") - 1), "started_at")
+    day = F.to_date(F.from_utc_timestamp(taken_over_at, timezone))
+    cases = held.where(is_first).select("counselor_name", day.alias("day"), "initial_risk_level", "call_rating")
+    return cases.groupBy("counselor_name", "day").agg(
         F.count("*").alias("number_of_cases"),
         F.coalesce(F.sum("initial_risk_level"), F.lit(0)).alias("risk_level_sum"),
         F.count("initial_risk_level").alias("risk_level_count"),

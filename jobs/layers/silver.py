@@ -163,8 +163,11 @@ def _write_checked(
     writer = silver_writer(source, table)
     valid, held_back = evaluated.where(gate.IS_VALID), evaluated.where(gate.IS_BAD)
     duplicates = repeated_keys(valid, declared.key, known).persist()
-    deliveries = _deliveries(run, source, raw, scope) if declared.keep == "newest" else None
-    ranked = rank(valid, duplicates, declared, deliveries).persist()
+    ranked = None
+    # Counted first: joined with keys of which Spark does not know how few they are, all rows would be shuffled.
+    if duplicates.count():
+        deliveries = _deliveries(run, source, raw, scope) if declared.keep == "newest" else None
+        ranked = rank(valid, duplicates, declared, deliveries).persist()
     accounts = _accounts(source, table, bronze, evaluated, ranked, scope)
 
     # The silver write comes last: it marks the batches as done. After a crash before it, all of this is repeated
@@ -178,9 +181,10 @@ def _write_checked(
     else:
         run.lake.replace(to_quarantine, quarantine, scope.where)
     run.ledger.record_accounts(_news(run, source, table, accounts))
-    _write(run, _kept(report, valid, duplicates, ranked, declared.key), target, writer, scope)
+    _write(run, _kept(valid, duplicates, ranked, declared.key), target, writer, scope)
     for frame in (ranked, duplicates):
-        frame.unpersist()
+        if frame is not None:
+            frame.unpersist()
     return report
 
 
@@ -223,11 +227,9 @@ def _deliveries(run: Run, source: Source, raw: str, scope: Scope) -> DataFrame:
     return local_rows(run.spark, rows, "_batch_id BIGINT, _source_file STRING, _time BIGINT, _delivery BIGINT")
 
 
-def _kept(
-    report: SilverReport, valid: DataFrame, duplicates: DataFrame, ranked: DataFrame, key: list[str]
-) -> DataFrame:
-    """One row per key, with the silver table's columns and the lineage."""
-    if not report.rows_deduplicated + report.rows_superseded:
+def _kept(valid: DataFrame, duplicates: DataFrame, ranked: DataFrame | None, key: list[str]) -> DataFrame:
+    """One row per key, with the silver table's columns and the lineage. `ranked`: those of `duplicates`, if any are."""
+    if ranked is None:
         return kept_columns(valid)
     single = valid.join(duplicates, key, "left_anti")
     kept = ranked.where("_keep").select(*single.columns)
@@ -235,7 +237,7 @@ def _kept(
 
 
 def _accounts(
-    source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame, scope: Scope
+    source: Source, table: str, bronze: DataFrame, evaluated: DataFrame, ranked: DataFrame | None, scope: Scope
 ) -> list[RowAccount]:
     """One per batch and file: what became of each bronze row.
 
@@ -248,10 +250,12 @@ def _accounts(
         )
     is_valid, is_bad = _one_if(gate.IS_VALID), _one_if(gate.IS_BAD)
     checked = evaluated.select(*LINEAGE, is_valid.alias("valid"), is_bad.alias("quarantined"))
-    ranks = ranked.select(*LINEAGE, _one_if("not _keep").alias("dropped"), F.lit(None).cast("int").alias("dead"))
     # One aggregation over a union, not one over each: every shuffle costs a small run as much as its rows do.
-    counted = read.unionByName(checked, True).unionByName(ranks, True).groupBy(*LINEAGE)
-    sums = counted.agg(*[F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in _COUNTED])
+    counted = read.unionByName(checked, True)
+    if ranked is not None:
+        counted = counted.unionByName(ranked.select(*LINEAGE, _one_if("not _keep").alias("dropped")), True)
+    numbers = [F.sum(name) if name in counted.columns else F.lit(0) for name in _COUNTED]
+    sums = counted.groupBy(*LINEAGE).agg(*[F.coalesce(number, F.lit(0)) for number in numbers])
     is_superseding = source.tables[table].keep == "newest"
     accounts = []
     for file, batch, rows, not_live, valid, quarantined, dropped in sums.collect():
