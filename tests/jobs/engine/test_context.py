@@ -87,6 +87,13 @@ def test_a_path_that_spark_would_look_for_elsewhere_is_refused(settings: Setting
         assert "file:/x" in str(error.value.hint)
 
 
+def test_java_compiles_the_large_methods_that_spark_makes_of_plans_on_executors_too() -> None:
+    asked = "-XX:-DontCompileHugeMethods"
+    assert asked in shlex.split(_java_options(""))
+    defaults = PROJECT / "conf/spark-defaults.conf"
+    assert asked in shlex.split(session._default(defaults, "spark.executor.extraJavaOptions"))
+
+
 def test_a_collector_that_all_java_programs_are_to_have_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"):
         with monkeypatch.context() as patch:
