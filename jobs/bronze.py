@@ -1,4 +1,7 @@
-"""Bronze alone: what is new in the landing folder, into the bronze tables. `spark-submit jobs/bronze.py --source S`."""
+"""Bronze alone: what is new in the landing folder, into the bronze tables. `spark-submit jobs/bronze.py --source S`.
+
+The code: `jobs/layers/bronze.py`.
+"""
 
 from jobs.cli import run_layer
 

@@ -1,4 +1,7 @@
-"""Gold alone: tables of which the inputs or the code have changed. `spark-submit jobs/gold.py --source S`."""
+"""Gold alone: tables of which the inputs or the code have changed. `spark-submit jobs/gold.py --source S`.
+
+The code: `jobs/layers/gold.py`.
+"""
 
 from jobs.cli import run_layer
 

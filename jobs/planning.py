@@ -185,7 +185,7 @@ def _plan_source(run: Run, source: Source) -> SourcePlan:
     ]
     changing = _plan_silver(run, source, after, planned)
     if all(table in changing or run.lake.exists(table) for table in _parsed(source)):
-        for computed in (recipes.derived_silver(source), recipes.gold(source)):
+        for computed in (recipes.silver_recipes(source), recipes.gold_recipes(source)):
             wanted = refresh.outdated(run, source, computed, changing)
             planned.refresh += [PlannedTable(table, why) for table, why in wanted.items()]
             changing |= wanted.keys()

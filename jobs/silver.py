@@ -1,4 +1,7 @@
-"""Silver alone: what silver has not seen of bronze, parsed and checked. `spark-submit jobs/silver.py --source S`."""
+"""Silver alone: what silver has not seen of bronze, parsed and checked. `spark-submit jobs/silver.py --source S`.
+
+The code: `jobs/layers/silver.py`.
+"""
 
 from jobs.cli import run_layer
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from jobs.commands.options import LARGEST_NUMBER, JsonOption, VerboseOption, WaitOption, alone, new_console, show
-from jobs.engine import destination
 from jobs.engine.errors import AssayError
 from jobs.engine.settings import load_settings
 from jobs.engine.sources import load_sources
@@ -47,11 +46,12 @@ def rollback(
 ) -> None:
     """Show the rows of an earlier release again, as a new release. Example: assay rollback --to 3"""
     from jobs.engine.context import start_run
+    from jobs.engine.destination import check_database
     from jobs.releases import existing_database
     from jobs.releases import rollback as roll_back
 
     settings, sources = load_settings(), load_sources()
-    destination.check_database(settings)
+    check_database(settings)
     target = existing_database(settings)
     if target is None:
         raise AssayError(f"there is no release {to}: nothing has been published here", "publish it with `assay run`")

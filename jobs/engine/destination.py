@@ -1,4 +1,4 @@
-"""Which Postgres the settings name."""
+"""The Postgres that the settings name: whether it will do, for publishing and for the lock; found, or started."""
 
 from jobs.engine import postgres
 from jobs.engine.database import Database, kept_password

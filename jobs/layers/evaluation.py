@@ -1,4 +1,4 @@
-"""Bronze rows as parser and rules see them; nothing is written."""
+"""Bronze rows as parser and rules see them, and what is kept of them: staged, in silver, or in quarantine."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F

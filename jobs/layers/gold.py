@@ -13,7 +13,7 @@ from jobs.engine.documents import KEY
 from jobs.engine.errors import AssayError
 from jobs.engine.listing import dotted
 from jobs.engine.sources import Source, input_names
-from jobs.layers.recipes import derived_silver, gold, readable_silver
+from jobs.layers.recipes import gold_recipes, readable_silver, silver_recipes
 from jobs.layers.refresh import RefreshReport, refresh
 from jobs.layers.silver import verify_all_parsed
 from jobs.layers.tables import gold_table, silver_table
@@ -22,7 +22,7 @@ from jobs.layers.tables import gold_table, silver_table
 def refine_derived_silver(run: Run, source: Source) -> RefreshReport:
     """Brings the silver tables that are derived from the parsed one up to date."""
     rules = {silver_table(source, table): table for table in source.derived_tables}
-    report = refresh(run, source, derived_silver(source), rules)
+    report = refresh(run, source, silver_recipes(source), rules)
     run.ledger.record_table_states(report.states)
     return report
 
@@ -31,7 +31,7 @@ def refine(run: Run, source: Source) -> RefreshReport:
     """Brings the source's gold tables up to date."""
     verify_all_parsed(run, source)
     _verify_derived(run, source)
-    report = refresh(run, source, gold(source))
+    report = refresh(run, source, gold_recipes(source))
     if report.states:  # also of tables that were computed to the same end: what a check found may have left them so
         _check_documents(run, source, report.refreshed)
         _check(run, source)
@@ -53,7 +53,7 @@ def _verify_derived(run: Run, source: Source) -> None:
     So it is if a run was cut short within silver, or a rule failed it, and gold is asked for alone.
     """
     states, logic = run.ledger.table_states(), source.logic()
-    for recipe in derived_silver(source):
+    for recipe in silver_recipes(source):
         table, inputs = recipe.table, {path: run.lake.version(path) for path in recipe.inputs.values()}
         before = (state.delta_version, state.logic, state.inputs) if (state := states.get(table)) else None
         if None not in inputs.values() and before != (run.lake.version(table), logic, inputs):

@@ -19,7 +19,7 @@ class Recipe:
     declared: Computed
 
 
-def derived_silver(source: Source) -> list[Recipe]:
+def silver_recipes(source: Source) -> list[Recipe]:
     """The silver tables that are computed from other silver tables. What their rules refer to is an input as well."""
     found = []
     for table in source.derived_tables:
@@ -31,7 +31,7 @@ def derived_silver(source: Source) -> list[Recipe]:
     return found
 
 
-def gold(source: Source) -> list[Recipe]:
+def gold_recipes(source: Source) -> list[Recipe]:
     """The gold tables."""
     readable = {table: gold_table(source, table) for table in source.gold_tables} | readable_silver(source)
     return [
@@ -42,7 +42,7 @@ def gold(source: Source) -> list[Recipe]:
 
 def check(source: Source) -> None:
     """Raises ConfigurationError if a table is declared to be computed in a way that its transform does not allow."""
-    for recipe in [*derived_silver(source), *gold(source)]:
+    for recipe in [*silver_recipes(source), *gold_recipes(source)]:
         way = "row_by_row" if recipe.declared.row_by_row else "additive" if recipe.declared.sum_by else None
         if way and len(recipe.inputs) != 1:
             raise ConfigurationError(

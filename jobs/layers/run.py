@@ -1,4 +1,4 @@
-"""A whole run: every layer of the chosen sources in one session. `spark-submit jobs/run.py --source S`."""
+"""A run: the layers that are asked for, of the chosen sources, in one session; and what became of every row."""
 
 import os
 import signal

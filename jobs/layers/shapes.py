@@ -14,7 +14,7 @@ from jobs.engine.local_rows import no_rows
 from jobs.engine.sources import SOURCES_FOLDER, Source, input_names
 from jobs.layers.evaluation import QUARANTINED, kept_columns, none_quarantined
 from jobs.layers.parsing import shape
-from jobs.layers.recipes import gold
+from jobs.layers.recipes import gold_recipes
 from jobs.layers.refresh import waves
 from jobs.layers.tables import gold_table
 
@@ -36,7 +36,7 @@ def silver_shapes(run: Run, source: Source) -> dict[str, DataFrame]:
 def gold_shapes(run: Run, source: Source) -> dict[str, DataFrame]:
     """Every gold table without rows, as the present code makes it."""
     tables = silver_shapes(run, source)
-    recipes = {recipe.table: recipe for recipe in gold(source)}
+    recipes = {recipe.table: recipe for recipe in gold_recipes(source)}
     names = {gold_table(source, table): table for table in source.gold_tables}
     made: dict[str, DataFrame] = {}
     for wave in waves({recipe.table: set(recipe.inputs.values()) for recipe in recipes.values()}):

@@ -25,6 +25,8 @@ from jobs.layers.parsing import see_to_settings, shape
 from jobs.layers.scopes import Scope, done_through, is_quarantine_ahead, next_scope, quarantined_through, scope_of
 from jobs.layers.tables import LINEAGE, bronze_table, quarantine_table, silver_table, silver_writer
 
+_COUNTED = ("read", "dead", "valid", "quarantined", "dropped")
+
 
 @dataclass
 class SilverReport:
@@ -275,9 +277,6 @@ def _accounts(
             )
         )
     return accounts
-
-
-_COUNTED = ("read", "dead", "valid", "quarantined", "dropped")
 
 
 def _one_if(condition: str) -> Column:

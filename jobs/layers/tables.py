@@ -1,7 +1,8 @@
-"""Where each layer keeps its tables, and under which name it marks what it has written."""
+"""Where each layer keeps its tables, under which name it marks what it has written, and what a row is known by."""
 
 from jobs.engine.sources import Source
 
+# What a row came with, and what tells it from others of its file (but for identical ones).
 LINEAGE = ("_source_file", "_batch_id")
 ROW = ("_batch_id", "_source_file", "_row_hash")
 

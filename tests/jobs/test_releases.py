@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,7 +14,9 @@ from pyspark.sql import SparkSession
 from jobs import cli, releases
 from jobs.engine import postgres
 from jobs.engine.errors import AssayError
+from jobs.engine.ledger import TableState
 from jobs.engine.lock import exclusive
+from jobs.engine.postgres import ReleasedTable
 from jobs.engine.sources import load_sources
 from jobs.maintain import _bring_documents, maintain
 from jobs.releases import Rollback
@@ -339,3 +343,20 @@ def test_the_commands_list_releases_and_keep_off_a_lakehouse_at_work(lab: Lab) -
             assert (code, out) == (1, "")
             assert error.startswith(f"error: another run works on {lab.settings.lakehouse} (assay run, process ")
             assert error.endswith(f"       wait for it, or: assay {arguments[0]} --wait 600\n")
+
+
+def test_a_rollback_of_one_source_holds_back_no_rows_of_another() -> None:
+    def source(name: str) -> Any:
+        return SimpleNamespace(name=name)
+
+    moved, other = source("moved"), source("other")
+    declared: Any = {f"gold.{s.name}": SimpleNamespace(source=s, name=s.name) for s in (moved, other)}
+    # The other one was rolled back before, and has got newer rows since, which wait for a run to publish them.
+    last = {
+        "gold.moved": ReleasedTable(2, 1, "2", "d", None),
+        "gold.other": ReleasedTable(1, 1, "1", "d", "2"),
+    }
+    wanted = {"gold.moved": ReleasedTable(1, 1, "1", "d", None), "gold.other": last["gold.other"]}
+    states = {f"gold/{s.name}/{s.name}": TableState("", 2, row_count=1, checksum="3") for s in (moved, other)}
+    run: Any = SimpleNamespace(ledger=SimpleNamespace(table_states=lambda: states))
+    assert releases._withheld(run, declared, last, wanted, [moved]) == {"gold.moved": "3"}

@@ -11,6 +11,7 @@ from jobs.engine.batches import FileEvent
 from jobs.engine.delta import Lakehouse
 from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger, RowAccount, TableState
+from tests.lab import Lab
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ACCOUNT = RowAccount("members", "silver", "entries", "members/a.log", 3, 3, 0, 0, 0, 1)
@@ -67,3 +68,14 @@ def test_a_request_is_made_by_one_run_alone(spark: SparkSession, tmp_path: Path)
         other.ask("members", "replay", [2])
     for ledger in (other, Ledger(lake, "reader", NOW)):
         assert ledger.history("members").requests == ((asked,) if ledger is not other else ())
+
+
+def test_accounts_that_are_recorded_twice_count_once(lab: Lab) -> None:
+    account = RowAccount("members", "bronze", "member_entries", "members/a.log", 3, 3, 0, 0, 0, 1)
+    for _ in range(2):
+        lab.start().ledger.record_accounts([account])
+    ledger = lab.start().ledger
+    assert ledger.all_accounts().count() == 2
+    assert ledger.accounts_of("members", "bronze", "member_entries") == {account}
+    assert ledger.is_accounted("members", "bronze", "member_entries", 1)
+    assert not ledger.is_accounted("members", "bronze", "member_entries", 2)

@@ -6,7 +6,6 @@ import pytest
 
 from jobs import replay
 from jobs.engine.errors import AssayError
-from jobs.engine.ledger import RowAccount
 from jobs.layers import run as run_job
 from scripts.proof.world import entry
 from tests.lab import Lab, forget_tables, with_gold
@@ -37,14 +36,3 @@ def test_rows_that_are_in_no_table_fail_a_run_that_changes_no_gold_table_too(lab
     with pytest.raises(AssayError, match=r"bronze.members.members does not balance") as refused:
         replay.ask_backfill(run, members, run.started_at.date(), run.started_at.date())
     assert "restore it; or refine what is in the landing folder into another lakehouse" in str(refused.value)
-
-
-def test_accounts_that_are_recorded_twice_count_once(lab: Lab) -> None:
-    account = RowAccount("members", "bronze", "member_entries", "members/a.log", 3, 3, 0, 0, 0, 1)
-    for _ in range(2):
-        lab.start().ledger.record_accounts([account])
-    ledger = lab.start().ledger
-    assert ledger.all_accounts().count() == 2
-    assert ledger.accounts_of("members", "bronze", "member_entries") == {account}
-    assert ledger.is_accounted("members", "bronze", "member_entries", 1)
-    assert not ledger.is_accounted("members", "bronze", "member_entries", 2)

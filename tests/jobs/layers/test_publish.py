@@ -1,9 +1,5 @@
 """Which sources a release leaves as they are, and what it tells of earlier runs."""
 
-from types import SimpleNamespace
-from typing import Any
-
-from jobs import releases
 from jobs.engine.ledger import TableState
 from jobs.engine.postgres import ReleasedTable
 from jobs.engine.publication import Publication
@@ -29,23 +25,6 @@ def test_a_rollback_is_held_although_a_table_was_added_to_the_source_since() -> 
     assert publish.is_held_back([*items, item("added", "any")], last)
     assert not publish.is_held_back([item("moved", "newer"), *items[1:]], last)
     assert not publish.is_held_back(items[1:], last)
-
-
-def test_a_rollback_of_one_source_holds_back_no_rows_of_another() -> None:
-    def source(name: str) -> Any:
-        return SimpleNamespace(name=name)
-
-    moved, other = source("moved"), source("other")
-    declared: Any = {f"gold.{s.name}": SimpleNamespace(source=s, name=s.name) for s in (moved, other)}
-    # The other one was rolled back before, and has got newer rows since, which wait for a run to publish them.
-    last = {
-        "gold.moved": ReleasedTable(2, 1, "2", "d", None),
-        "gold.other": ReleasedTable(1, 1, "1", "d", "2"),
-    }
-    wanted = {"gold.moved": ReleasedTable(1, 1, "1", "d", None), "gold.other": last["gold.other"]}
-    states = {f"gold/{s.name}/{s.name}": TableState("", 2, row_count=1, checksum="3") for s in (moved, other)}
-    run: Any = SimpleNamespace(ledger=SimpleNamespace(table_states=lambda: states))
-    assert releases._withheld(run, declared, last, wanted, [moved]) == {"gold.moved": "3"}
 
 
 def test_what_a_run_set_aside_that_published_nothing_is_told_by_the_next(lab: Lab) -> None:

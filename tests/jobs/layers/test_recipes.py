@@ -9,7 +9,7 @@ def test_a_table_that_a_rule_refers_to_is_an_input_of_the_derived_table_that_has
     declared = load_sources(["interactions"])[0].model_dump(by_alias=True)
     listed = {"name": "listed", "references": "customers(customer_id)", "action": "fail", "reason": "not listed"}
     declared["tables"]["interactions"]["rules"] = [listed]
-    made = {recipe.table: recipe.inputs for recipe in recipes.derived_silver(Source.model_validate(declared))}
+    made = {recipe.table: recipe.inputs for recipe in recipes.silver_recipes(Source.model_validate(declared))}
     interactions, customers = "silver/interactions/interactions", "silver/interactions/customers"
     assert customers in made[interactions].values()
     in_order = list(waves({table: set(inputs.values()) for table, inputs in made.items()}))

@@ -104,7 +104,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 def assert_as_a_whole(lab: Lab, source: Source, columns: Mapping[str, str]) -> None:
     """Every derived table has the rows that its inputs make of it, as recorded, and Postgres has them, too."""
     states = lab.start().ledger.table_states()
-    for recipe in [*recipes.derived_silver(source), *recipes.gold(source)]:
+    for recipe in [*recipes.silver_recipes(source), *recipes.gold_recipes(source)]:
         inputs = {name: lab.table(path) for name, path in recipe.inputs.items()}
         expected, actual = (
             Counter(map(str, frame.collect()))
@@ -155,7 +155,7 @@ def test_what_changed_is_enough_also_for_late_rows_rows_over_midnight_and_rows_t
     assert touched == {"silver/contacts/open_case_days": days}
 
     # Nothing but what is known, and what is held back: no table is written.
-    versions = {recipe.table: lab.lake.version(recipe.table) for recipe in recipes.gold(contacts)}
+    versions = {recipe.table: lab.lake.version(recipe.table) for recipe in recipes.gold_recipes(contacts)}
     lab.land("contacts/nothing.jsonl", known + backwards.replace("07-07", "07-08"))
     assert lab.run(contacts).release_id is None
     assert {table: lab.lake.version(table) for table in versions} == versions

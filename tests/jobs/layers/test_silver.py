@@ -1,7 +1,6 @@
 """Passes of silver: those that a crash cut short, tables that are half made, keys that changed, backfills."""
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from datetime import date
@@ -46,24 +45,23 @@ def test_what_a_crash_left_in_quarantine_is_judged_by_the_rules_that_there_are_n
 def test_of_rows_with_a_key_that_comes_up_again_nothing_is_shuffled_but_their_own(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans, rank = list[str](), silver.rank
+    known, rank = list[int](), silver.rank
 
-    def watched(*arguments: Any) -> DataFrame:
-        ranked = rank(*arguments)
-        plans.append(ranked._jdf.queryExecution().executedPlan().toString())
-        return ranked
+    def watched(valid: DataFrame, duplicates: DataFrame, *others: Any) -> DataFrame:
+        # As Spark sees it when it decides what is sent to what: without a number, it would shuffle many rows.
+        known.append(duplicates._jdf.queryExecution().withCachedData().stats().rowCount().get())
+        return rank(valid, duplicates, *others)
 
     monkeypatch.setattr(silver, "rank", watched)
     once, again = entry("a" * 16, 40), entry("b" * 16, 41)
     lab.land("members/a.log", once + again + again)
     lab.run("members", until="silver")
     assert lab.account("silver") == {"members/a.log": (3, 2, 0, 1, 0)}
-    (plan,) = plans
-    assert re.search(r"BroadcastHashJoin .* BuildRight", plan)  # the few keys go to the rows, not the other way round
+    assert known == [1]
 
     lab.land("members/b.log", entry("c" * 16, 42))
     lab.run("members", until="silver")
-    assert (len(plans), lab.account("silver")["members/b.log"]) == (1, (1, 1, 0, 0, 0))
+    assert (known, lab.account("silver")["members/b.log"]) == ([1], (1, 1, 0, 0, 0))
 
 
 def test_a_key_with_a_column_that_the_rows_there_do_not_have_stops_the_run_and_says_what_to_do(lab: Lab) -> None:
