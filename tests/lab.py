@@ -129,12 +129,3 @@ def with_gold(name: str, *tables: str) -> Source:
     for kind in ("publish", "exports", "documents"):
         content[kind] = {table: declared for table, declared in content[kind].items() if table in tables}
     return Source.model_validate(content)
-
-
-def with_rule(source: Source, expression: str, action: str) -> Source:
-    """The source with one more rule for its first table."""
-    table, declared = next(iter(source.tables.items()))
-    one_more = {"name": "one_more", "expression": expression, "action": action, "reason": "as the test has it"}
-    rules = [*declared.model_dump()["rules"], one_more]
-    changed = type(declared).model_validate({**declared.model_dump(), "rules": rules})
-    return source.model_copy(update={"tables": {**source.tables, table: changed}})

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def _module(file: Path) -> str:
     return ".".join(file.relative_to(PROJECT).with_suffix("").parts)
 
 
+@cache
 def _imports() -> dict[str, set[str]]:
     """Each module of the project, and those that it imports at any time."""
     trees = {_module(f): ast.parse(f.read_text()) for name in PACKAGES for f in (PROJECT / name).rglob("*.py")}

@@ -67,13 +67,18 @@ def relaxed(source: Source, *rules: str) -> Source:
     return Source.model_validate(content)
 
 
-def strict(source: Source) -> Source:
-    """The source with one more rule for each parsed table, which no row passes."""
+def with_rule(source: Source, expression: str, action: str) -> Source:
+    """The source with one more rule for each parsed table."""
     content = source.model_dump(by_alias=True)
-    rule = {"name": "held", "expression": "false", "action": "quarantine", "reason": "as the proof has it"}
+    rule = {"name": "one_more", "expression": expression, "action": action, "reason": "as the test has it"}
     for name in source.parsed_tables:
         content["tables"][name]["rules"].append(rule)
     return Source.model_validate(content)
+
+
+def strict(source: Source) -> Source:
+    """The source with a rule that holds every row back."""
+    return with_rule(source, "false", "quarantine")
 
 
 def set_otherwise(source: Source) -> Source:

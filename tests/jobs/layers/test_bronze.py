@@ -1,5 +1,6 @@
 """Raw tables: what is declared otherwise since, files that go or change while they are read."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,13 +115,17 @@ def test_a_file_that_is_archived_once_it_is_in_bronze_counts_as_read(lab: Lab, m
     assert lab.account("silver") == {"members/a.log": (1, 1, 0, 0, 0)}
 
 
+def two_raw_tables(lab: Lab) -> tuple[Source, Path]:
+    """A source of two raw tables with a file for each; and the one that is read first."""
+    customers = lab.land("interactions/customers.csv", CUSTOMERS)
+    lab.land("interactions/interactions.csv", EVENTS)
+    return with_gold("interactions", "customer_channel_interactions"), customers
+
+
 def test_a_table_of_which_all_files_were_set_aside_while_they_were_read_has_no_rows(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interactions = with_gold("interactions", "customer_channel_interactions")
-    still_written = lab.land("interactions/customers.csv", CUSTOMERS)
-    lab.land("interactions/interactions.csv", EVENTS)
-    append = bronze._append_to
+    (interactions, still_written), append = two_raw_tables(lab), bronze._append_to
 
     def written_on(run: Run, source: Source, raw: str, *rest: Any) -> list[FileEvent]:
         files = append(run, source, raw, *rest)
@@ -142,10 +147,7 @@ def test_a_table_of_which_all_files_were_set_aside_while_they_were_read_has_no_r
 def test_a_file_that_is_taken_away_once_it_was_read_counts_though_others_of_its_batch_are_to_be_read(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interactions = with_gold("interactions", "customer_channel_interactions")
-    customers = lab.land("interactions/customers.csv", CUSTOMERS)
-    lab.land("interactions/interactions.csv", EVENTS)
-    append = bronze._append_to
+    (interactions, customers), append = two_raw_tables(lab), bronze._append_to
 
     def crash(run: Run, source: Source, raw: str, *rest: Any) -> list[FileEvent]:
         if raw == "interactions":

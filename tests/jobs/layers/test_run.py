@@ -17,8 +17,8 @@ from jobs.engine.errors import AssayError
 from jobs.engine.session import FOR_FEW_ROWS, PROJECT, session_settings
 from jobs.engine.sources import Source, load_sources
 from jobs.layers import run as run_job
-from scripts.proof.world import entry, first_delivery
-from tests.lab import Lab, with_gold, with_rule
+from scripts.proof.world import entry, first_delivery, with_rule
+from tests.lab import Lab, with_gold
 
 
 def that_fails(source: Source) -> Source:

@@ -16,10 +16,10 @@ from jobs.engine.errors import AssayError
 from jobs.engine.ledger import Ledger
 from jobs.engine.sources import load_sources
 from jobs.layers import scopes, silver
-from scripts.proof.world import entry, relaxed
+from scripts.proof.world import entry, relaxed, with_rule
 from tests.jobs.layers.examples import event
 from tests.jobs.test_planning import crashed
-from tests.lab import Lab, forget_tables, with_gold, with_rule
+from tests.lab import Lab, forget_tables, with_gold
 from tests.test_end_to_end import BASE, line, lines
 
 
